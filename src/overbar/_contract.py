@@ -1,0 +1,197 @@
+"""What a forward and a backward owe: the checks that `Rule` makes while they are traced.
+
+`jax.custom_vjp` looks at the shape of a returned cotangent only. Here everything is looked at that
+can be known without values: which residuals and bars are there, their structure, shapes and dtypes.
+The checks cost tracing time and leave nothing in the compiled program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class RuleError(TypeError, ValueError):
+    """A rule was declared, called or written wrongly; the message names rule, input and what came.
+
+    Both a TypeError and a ValueError, as what it stands in for is: `optax.losses` raises one for a
+    dtype and the other for a shape.
+    """
+
+
+@jax.tree_util.register_pytree_node_class
+@dataclass(frozen=True)
+class Kept:
+    """What goes from forward to backward: the residuals' values, and beside them, known while
+    tracing and costing no memory, the shapes and dtypes of the inputs (one pytree an input)."""
+
+    residuals: dict[str, Any]
+    inputs: tuple[Any, ...]
+
+    def tree_flatten(self) -> tuple[tuple[Any], Any]:
+        specs, tree = jax.tree.flatten(self.inputs)
+        return (self.residuals,), (tuple(specs), tree)
+
+    @classmethod
+    def tree_unflatten(cls, aux: Any, children: tuple[Any]) -> Kept:
+        specs, tree = aux
+        return cls(children[0], jax.tree.unflatten(tree, specs))
+
+
+def spec(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of one array, tracer, key or Python number."""
+    aval = jax.typeof(leaf)
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+
+
+def specs_of(tree: Any) -> Any:
+    """The pytree of shapes and dtypes of a pytree of arrays."""
+    return jax.tree.map(spec, tree)
+
+
+def as_arrays(tree: Any) -> Any:
+    """The same pytree with Python numbers made arrays: under jax.grad one arrives as it was passed."""
+    return jax.tree.map(lambda x: x if isinstance(x, jax.Array | np.ndarray) else jnp.asarray(x), tree)
+
+
+def is_float(leaf: Any) -> bool:
+    """Whether a leaf can have a bar: float or complex, no integer, boolean or PRNG key."""
+    return jnp.issubdtype(leaf.dtype, np.inexact)
+
+
+def describe(tree: Any) -> str:
+    """How a value is named in an error: float32[3,4] for an array, a pytree with these for leaves."""
+
+    def leaf(value: Any) -> _Text:
+        if isinstance(value, jax.ShapeDtypeStruct | jax.Array | np.ndarray | np.generic):
+            return _Text(f"{value.dtype}[{','.join(map(str, value.shape))}]")
+        return _Text(f"the {type(value).__name__} {value!r}")
+
+    return repr(jax.tree.map(leaf, tree))
+
+
+class _Text(str):
+    """Text that is shown without quotes inside a container."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+def check_forward(
+    rule: str, result: Any, expected: Any, residuals: tuple[str, ...]
+) -> tuple[Any, dict[str, Any]]:
+    """Returns (y, residuals) as forward gave them, or refuses them.
+
+    Args:
+      rule: the rule's name, for the errors.
+      result: what forward returned.
+      expected: what the primal returns, as shapes and dtypes.
+      residuals: the declared names.
+    """
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+        raise RuleError(
+            f"rule {rule}: forward must return (y, {{residual: value}}), but returned {describe(result)}."
+        )
+    y, kept = result
+    if unknown := [n for n in kept if n not in residuals]:
+        raise RuleError(
+            f"rule {rule}: forward returned the undeclared residual "
+            f"{', '.join(f'{n} ({describe(kept[n])})' for n in unknown)}; declared are {list(residuals)}."
+        )
+    if absent := [n for n in residuals if n not in kept]:
+        raise RuleError(
+            f"rule {rule}: forward did not return the declared residual {', '.join(absent)}; "
+            "return None for one that is not kept this time."
+        )
+    if specs_of(y) != specs_of(expected):
+        raise RuleError(
+            f"rule {rule}: forward returned {describe(y)} for y, but the primal returns {describe(expected)}."
+        )
+    return y, as_arrays({n: kept[n] for n in residuals})
+
+
+def check_bars(rule: str, bars: Any, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Returns the bars in the order of the inputs, None for what has none, or refuses them.
+
+    Args:
+      rule: the rule's name, for the errors.
+      bars: what backward returned.
+      inputs: input name -> its pytree of shapes and dtypes.
+    """
+    if not isinstance(bars, dict):
+        raise RuleError(f"rule {rule}: backward must return {{input: bar}}, but returned {describe(bars)}.")
+    if unknown := [n for n in bars if n not in inputs]:
+        raise RuleError(
+            f"rule {rule}: backward returned a bar for the unknown input "
+            f"{', '.join(f'{n} ({describe(bars[n])})' for n in unknown)}; the inputs are {list(inputs)}."
+        )
+    return tuple(_check_input(rule, name, bars, want) for name, want in inputs.items())
+
+
+def _check_input(rule: str, name: str, bars: dict[str, Any], want: Any) -> Any:
+    """The bar of one input; integers and keys get theirs (float0) by way of None."""
+    bar = bars.get(name)
+    if want is None:
+        return None  # an optional input that was left out: backward need not ask, its bar is dropped
+    if not any(map(is_float, jax.tree.leaves(want))):
+        if jax.tree.leaves(bar):
+            raise RuleError(
+                f"rule {rule}: backward returned {describe(bar)} as the bar of input {name}, which is "
+                f"{describe(want)} and has none; leave it out or return None."
+            )
+        return None
+    if name not in bars:
+        raise RuleError(
+            f"rule {rule}: missing bar: backward returned none for input {name}, which is {describe(want)}."
+        )
+    if bar is None:
+        raise RuleError(_none(rule, name, want))
+    paths, tree = jax.tree_util.tree_flatten_with_path(want)
+    try:
+        got = tree.flatten_up_to(bar)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise RuleError(
+            f"rule {rule}: the bar of input {name} has the structure {describe(bar)}, "
+            f"but the input is {describe(want)}."
+        ) from None
+    leaves = [
+        _check_leaf(rule, name + jax.tree_util.keystr(path), leaf, leaf_want)
+        for (path, leaf_want), leaf in zip(paths, got, strict=True)
+    ]
+    return jax.tree.unflatten(tree, leaves)
+
+
+def _check_leaf(rule: str, where: str, got: Any, want: jax.ShapeDtypeStruct) -> Any:
+    if not is_float(want):
+        if jax.tree.leaves(got):
+            raise RuleError(
+                f"rule {rule}: backward returned {describe(got)} as the bar of input {where}, which is "
+                f"{describe(want)} and has none; return None."
+            )
+        return None
+    if got is None:
+        raise RuleError(_none(rule, where, want))
+    if type(got) in (int, float) and want.shape == ():
+        return jnp.asarray(got, want.dtype)  # a Python number has no dtype of its own
+    try:
+        same = spec(got) == want
+    except TypeError:  # not an array at all
+        same = False
+    if not same:
+        raise RuleError(
+            f"rule {rule}: the bar of input {where} is {describe(got)}, but the input is {describe(want)}; "
+            "a bar has its input's shape and dtype."
+        )
+    return got
+
+
+def _none(rule: str, where: str, want: Any) -> str:
+    return (
+        f"rule {rule}: backward returned None as the bar of input {where}, which is {describe(want)}; "
+        "return zeros if the bar is zero."
+    )

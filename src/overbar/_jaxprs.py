@@ -1,0 +1,65 @@
+"""What depends on how JAX writes down a program: the one adapter between versions.
+
+JAX 0.10 tells a closed jaxpr (a jaxpr with its constants) from an open one; from 0.12 there is one
+class, and `jax.extend.core.ClosedJaxpr` is another name of it. Both are rebuilt here through what
+the two have in common. Under the flag `jax_custom_vjp3` (0.12) a custom_vjp function is a hijax
+primitive that carries a trace of itself instead of a `custom_vjp_call`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jax.extend.core.primitives import custom_jvp_call_p, custom_vjp_call_p
+
+
+def opened(jaxpr: Any) -> tuple[Any, list[Any]]:
+    """A jaxpr of either kind -> (the one that has eqns and can be replaced, its constants)."""
+    return getattr(jaxpr, "jaxpr", jaxpr), list(getattr(jaxpr, "consts", ()))
+
+
+def is_jaxpr(value: Any) -> bool:
+    return hasattr(value, "eqns") and hasattr(value, "invars")
+
+
+def replaced(jaxpr: Any, eqns: list[Any], outvars: list[Any]) -> Any:
+    """The same jaxpr with other equations and outputs, of the kind it was."""
+    inner, _ = opened(jaxpr)
+    new = inner.replace(eqns=eqns, outvars=outvars)
+    return new if inner is jaxpr else jaxpr.replace(jaxpr=new)
+
+
+def map_jaxprs(fn: Callable[[Any], Any], params: dict[str, Any]) -> dict[str, Any]:
+    """An equation's parameters with fn applied to the jaxprs among them, alone or in a tuple."""
+
+    def mapped(value: Any) -> Any:
+        if is_jaxpr(value):
+            return fn(value)
+        if isinstance(value, tuple | list) and any(map(is_jaxpr, value)):
+            return type(value)(fn(v) if is_jaxpr(v) else v for v in value)
+        return value
+
+    return {name: mapped(value) for name, value in params.items()}
+
+
+def custom_vjp_body(eqn: Any) -> Any | None:
+    """The primal's jaxpr if the equation calls a custom_vjp function, else None."""
+    if eqn.primitive is custom_vjp_call_p:
+        return eqn.params["call_jaxpr"]
+    hijax = eqn.params.get("_prim")
+    if type(hijax).__name__ == "CustomVJPTraced":
+        return hijax.traced.jaxpr
+    return None
+
+
+def custom_jvp_body(eqn: Any) -> tuple[str, Any] | None:
+    """(the function's name, the primal's jaxpr) if the equation calls a custom_jvp function."""
+    if eqn.primitive is custom_jvp_call_p:
+        body = eqn.params["call_jaxpr"]
+        return opened(body)[0].debug_info.func_name, body
+    hijax = eqn.params.get("_prim")
+    if type(hijax).__name__ == "CustomJVPTraced":
+        body = hijax.traced.jaxpr
+        return opened(body)[0].debug_info.func_name, body
+    return None

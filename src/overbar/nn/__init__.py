@@ -1,0 +1,6 @@
+"""Rules under `jax.nn`'s names and signatures, and layers beside them."""
+
+from overbar.nn.activations import relu, sigmoid, softplus, tanh
+from overbar.nn.layers import linear
+
+__all__ = ["linear", "relu", "sigmoid", "softplus", "tanh"]

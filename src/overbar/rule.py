@@ -1,0 +1,531 @@
+"""One rule, declared in one place: the only file that touches `jax.custom_vjp`.
+
+A rule is a function with a hand-derived backward pass. It is declared in five pieces that stand
+together, the primal first:
+
+>>> import jax, jax.numpy as jnp
+>>> from overbar import Sample, rule
+>>> @rule(bars={"x": "x̄ = ȳ 3x²"}, residuals={"x": "the input"})
+... def cube(x):
+...     return x * x * x
+>>> @cube.forward
+... def cube_forward(x):
+...     return cube.primal(x), {"x": x}
+>>> @cube.backward
+... def cube_backward(residuals, y_bar):
+...     x = residuals["x"]
+...     return {"x": y_bar * 3 * x * x}
+>>> @cube.reference
+... def cube_reference(x):
+...     return x**3
+>>> @cube.samples
+... def cube_samples(key):
+...     yield Sample("vector", (jax.random.normal(key, (5,)),))
+
+It is called as the plain function is, and `jax.grad` goes through the hand-derived backward:
+
+>>> float(jax.grad(cube)(2.0))
+12.0
+
+`forward` and `backward` make a rule callable; `reference` and `samples` let tests, benchmarks and
+tables find it in the `registry`. Inside forward and backward call `.primal` of another rule, never
+the rule itself: `jax.hessian` differentiates them forward, and JAX refuses that for a custom_vjp
+function. For the same reason `jax.jvp` of a rule raises.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from overbar._contract import (
+    Kept,
+    RuleError,
+    as_arrays,
+    check_bars,
+    check_forward,
+    describe,
+    is_float,
+    specs_of,
+)
+from overbar._dtypes import computing
+
+P = ParamSpec("P")
+R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
+
+__all__ = ["Registry", "Rule", "RuleError", "Sample", "elementwise", "registry", "rule"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Arguments on which a rule is tested, checked and timed.
+
+    Args:
+      name: what is particular about it, for test ids and reports.
+      args: the positional arguments: float arrays in float32, tests cast them to other dtypes.
+      options: the keyword arguments.
+      tags: words that select it, such as "bench" (a realistic size) or "kink" (holds a point
+        where the derivative jumps, so that differences are not taken there).
+
+    >>> Sample("scalar", (jnp.float32(1.0),), tags=("tiny",)).name
+    'scalar'
+    """
+
+    name: str
+    args: tuple[Any, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    tags: Collection[str] = ()
+
+
+class Registry(Mapping[str, "Rule[..., Any]"]):
+    """All rules by name, in the order of declaration. Read it as a dict.
+
+    >>> from overbar import nn, registry
+    >>> registry["nn.sigmoid"] is nn.sigmoid
+    True
+    """
+
+    def __init__(self) -> None:
+        self._rules: dict[str, Rule[..., Any]] = {}
+
+    def __getitem__(self, name: str) -> Rule[..., Any]:
+        return self._rules[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rules)
+
+    def __len__(self) -> int:
+        return len(self._rules)
+
+    def add(self, rule: Rule[..., Any], *, replace: bool = False) -> None:
+        """Enters a rule; a name that is taken is refused unless it is to be replaced."""
+        if rule.name in self._rules and not replace:
+            raise RuleError(
+                f"rule {rule.name!r} is registered twice: first at {_where(self._rules[rule.name].primal)}, "
+                f"now at {_where(rule.primal)}. Name one of them otherwise, or pass replace=True."
+            )
+        self._rules[rule.name] = rule
+
+    def remove(self, name: str) -> None:
+        """Takes a rule out again, for tests and notebooks."""
+        del self._rules[name]
+
+
+registry = Registry()
+
+
+class Rule(Generic[P, R]):
+    """A function with a hand-derived backward pass; made by `rule` or `elementwise`.
+
+    Calling it calls a `jax.custom_vjp` function whose name in a jaxpr is `Rule.name`.
+
+    Attributes:
+      name: the name in the registry, in jaxprs and in errors: the module (without "overbar." and
+        without the file inside a package) and the function, such as "nn.sigmoid".
+      primal: the plain function, no derivative attached.
+      bars: input name -> the equation of its bar, in bar notation.
+      residuals: residual name -> what it is and why it is kept.
+      static: the names of the options: hashable Python values that are no inputs.
+      kinks: for an elementwise rule, input value -> the derivative that is documented there.
+      parts: the pieces declared so far, by name: "forward", "backward", "reference", "samples".
+    """
+
+    __name__: str
+    __qualname__: str
+
+    def __init__(
+        self,
+        primal: Callable[P, R],
+        *,
+        bars: Mapping[str, str],
+        residuals: Mapping[str, str],
+        static: Collection[str] = (),
+        kinks: Mapping[float, float] | None = None,
+        name: str | None = None,
+    ) -> None:
+        functools.update_wrapper(self, primal)
+        self.primal = primal
+        self.name = name or _public_name(primal)
+        self.bars = dict(bars)
+        self.residuals = dict(residuals)
+        self.static = (static,) if isinstance(static, str) else tuple(static)
+        self.kinks = dict(kinks or {})
+        self.parts: dict[str, Callable[..., Any]] = {}
+        self.signature = inspect.signature(primal)
+        self.inputs = tuple(p for p in self.signature.parameters if p not in self.static)
+        self._custom_vjp = functools.lru_cache(maxsize=256)(self._make_custom_vjp)
+        self._check_declaration()
+
+    # ------------------------------------------------------------------ declaring
+
+    def forward(self, fn: F) -> F:
+        """Declares forward: the primal's parameters -> (y, {residual: value}); None is not kept."""
+        self._expect_parameters(fn, "forward", tuple(self.signature.parameters))
+        return self._declare("forward", fn)
+
+    def backward(self, fn: F) -> F:
+        """Declares backward: (residuals, y_bar, the options it uses) -> {input: bar}."""
+        names = tuple(inspect.signature(fn).parameters)
+        unknown = [n for n in names[2:] if n not in self.static]
+        if len(names) < 2 or (unknown and not _takes_any(fn)):
+            raise RuleError(
+                f"rule {self.name}: backward takes (residuals, y_bar) and then options from "
+                f"{self.static}, but is declared with {names}."
+            )
+        return self._declare("backward", fn)
+
+    def reference(self, fn: F) -> F:
+        """Declares the reference: independent code, differentiated by JAX, that never calls the rule."""
+        self._expect_parameters(fn, "reference", tuple(self.signature.parameters))
+        return self._declare("reference", fn)
+
+    def samples(self, fn: F) -> F:
+        """Declares the samples: a PRNG key -> an iterable of Sample. Completes the rule."""
+        return self._declare("samples", fn)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The pieces not declared yet; a rule that ships lacks none.
+
+        >>> from overbar import nn
+        >>> nn.sigmoid.missing
+        ()
+        """
+        return tuple(p for p in ("forward", "backward", "reference", "samples") if p not in self.parts)
+
+    def _declare(self, part: str, fn: F) -> F:
+        if part in self.parts:
+            raise RuleError(
+                f"rule {self.name}: {part} is declared twice, first at {_where(self.parts[part])}."
+            )
+        self.parts[part] = fn
+        return fn
+
+    def _expect_parameters(self, fn: Callable[..., Any], part: str, expected: tuple[str, ...]) -> None:
+        names = tuple(inspect.signature(fn).parameters)
+        if set(names) != set(expected) and not _takes_any(fn):
+            raise RuleError(
+                f"rule {self.name}: {part} must take the primal's parameters {expected}, "
+                f"but is declared with {names}."
+            )
+
+    def _check_declaration(self) -> None:
+        parameters = self.signature.parameters
+        for p in parameters.values():
+            if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+                raise RuleError(
+                    f"rule {self.name}: parameter {str(p)!r} has no name of its own; "
+                    "write each input and option out, or pass a pytree."
+                )
+        if unknown := [n for n in self.static if n not in parameters]:
+            raise RuleError(f"rule {self.name}: static names {unknown} are no parameters of {self._call()}.")
+        if unknown := [n for n in self.bars if n not in self.inputs]:
+            raise RuleError(
+                f"rule {self.name}: a bar is declared for {unknown}, but the inputs are {list(self.inputs)}."
+            )
+        if not self.bars:
+            raise RuleError(f"rule {self.name}: incomplete declaration: no bar is declared for any input.")
+
+    # ------------------------------------------------------------------ calling
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        inputs, options = self.bind(*args, **kwargs)
+        if undeclared := [p for p in ("forward", "backward") if p not in self.parts]:
+            raise RuleError(
+                f"rule {self.name}: incomplete declaration: {' and '.join(undeclared)} not declared. "
+                f"Write @{self.__name__}.{undeclared[0]} above a function, or call {self.__name__}.primal."
+            )
+        # Types are part of the cache's key: hash(1) == hash(True) == hash(1.0).
+        options_key = tuple((name, type(value), value) for name, value in options.items())
+        return self._custom_vjp(options_key)(*inputs.values())
+
+    def bind(self, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Splits a call's arguments into inputs (leaves made arrays) and static options, both by name.
+
+        >>> from overbar import nn
+        >>> inputs, options = nn.sigmoid.bind(0.5)
+        >>> options
+        {'accuracy': None}
+        """
+        try:
+            bound = self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise RuleError(f"rule {self.name}: {error}; call it as {self._call()}.") from None
+        bound.apply_defaults()
+        options = {
+            n: self._static(n, bound.arguments[n]) for n in self.signature.parameters if n in self.static
+        }
+        inputs = {n: self._input(n, bound.arguments[n]) for n in self.inputs}
+        return inputs, options
+
+    def _static(self, name: str, value: Any) -> Any:
+        if any(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(value)):
+            raise RuleError(
+                f"rule {self.name}: option {name} must be a static Python value, but came as "
+                f"{describe(value)}. Pass a Python value, such as x.item() outside of jit."
+            )
+        try:
+            hash(value)
+        except TypeError:
+            raise RuleError(
+                f"rule {self.name}: option {name} must be hashable, but came as the "
+                f"{type(value).__name__} {value!r}. Pass a tuple instead of a list."
+            ) from None
+        return value
+
+    def _input(self, name: str, value: Any) -> Any:
+        if value is None and self.signature.parameters[name].default is not None:
+            raise RuleError(
+                f"rule {self.name}: input {name} is None, but is not optional; call it as {self._call()}."
+            )
+        leaves, tree = jax.tree.flatten(value)
+        arrays = [self._array(name, leaf) for leaf in leaves]
+        floats = [is_float(a) for a in arrays]
+        came = describe(jax.tree.unflatten(tree, arrays))
+        if name in self.bars and leaves and not any(floats):
+            raise RuleError(
+                f"rule {self.name}: input {name} must be float, since it has a bar, but came as "
+                f"{came}. Integers are not cast silently: pass floats."
+            )
+        if name not in self.bars and any(floats):
+            raise RuleError(
+                f"rule {self.name}: incomplete declaration: input {name} came as {came}, "
+                f"but no bar is declared for it (declared: {list(self.bars)})."
+            )
+        return jax.tree.unflatten(tree, arrays)
+
+    def _array(self, name: str, leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array):
+            return leaf
+        try:
+            return jnp.asarray(leaf)
+        except (TypeError, ValueError):
+            raise RuleError(
+                f"rule {self.name}: input {name} must be an array, but holds the "
+                f"{type(leaf).__name__} {leaf!r}."
+            ) from None
+
+    def _call(self) -> str:
+        """The call as a person writes it, without the annotations."""
+        bare = [p.replace(annotation=p.empty) for p in self.signature.parameters.values()]
+        return f"{self.__name__}{inspect.Signature(bare)}"
+
+    def __repr__(self) -> str:
+        return f"<rule {self.name}: {'; '.join(self.bars.values())}>"
+
+    def __reduce__(self) -> str:
+        # By reference, as a function: models that hold a rule can be copied and pickled.
+        return self.__qualname__
+
+    # ------------------------------------------------------------------ the custom_vjp
+
+    def _make_custom_vjp(self, options_key: tuple[tuple[str, type, Any], ...]) -> Callable[..., Any]:
+        options = {name: value for name, _, value in options_key}
+
+        def primal(*inputs: Any) -> Any:
+            return call_by_name(self.primal, self._named(as_arrays(inputs)) | options)
+
+        def forward(*inputs: Any) -> Any:
+            # Traced first, so that the primal's own checks speak before forward's arithmetic does.
+            expected = jax.eval_shape(primal, *inputs)
+            result = call_by_name(self.parts["forward"], self._named(as_arrays(inputs)) | options)
+            y, kept = check_forward(self.name, result, expected, tuple(self.residuals))
+            return y, Kept(kept, specs_of(inputs))
+
+        def backward(kept: Kept, y_bar: Any) -> Any:
+            fn = functools.partial(self.parts["backward"], kept.residuals, as_arrays(y_bar))
+            return check_bars(self.name, call_by_name(fn, options), self._named(kept.inputs))
+
+        primal.__name__ = primal.__qualname__ = self.name
+        function = jax.custom_vjp(primal)
+        function.defvjp(forward, backward)
+        return function
+
+    def _named(self, inputs: tuple[Any, ...]) -> dict[str, Any]:
+        return dict(zip(self.inputs, inputs, strict=True))
+
+
+def call_by_name(fn: Callable[..., Any], values: Mapping[str, Any]) -> Any:
+    """Calls fn with the values its parameters name, whatever kind these are of."""
+    parameters = inspect.signature(fn).parameters.values()
+    positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    named = (
+        [n for n in values if n not in positional]
+        if _takes_any(fn)
+        else [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    )
+    return fn(*(values[n] for n in positional), **{n: values[n] for n in named})
+
+
+def _takes_any(fn: Callable[..., Any]) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(fn).parameters.values())
+
+
+def _public_name(fn: Callable[..., Any]) -> str:
+    """nn.sigmoid for overbar.nn.activations.sigmoid; module.function for anybody else's."""
+    module = fn.__module__.split(".")
+    if module[0] == "overbar":
+        module = module[1:2]
+    elif module == ["__main__"]:
+        module = []
+    outer = [part for part in fn.__qualname__.split(".")[:-1] if part != "<locals>"]
+    return ".".join([*module, *outer, fn.__name__])
+
+
+def _where(fn: Callable[..., Any]) -> str:
+    code = getattr(inspect.unwrap(fn), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(fn)
+
+
+def rule(
+    *,
+    bars: Mapping[str, str],
+    residuals: Mapping[str, str],
+    static: Collection[str] = (),
+    kinks: Mapping[float, float] | None = None,
+    name: str | None = None,
+    replace: bool = False,
+) -> Callable[[Callable[P, R]], Rule[P, R]]:
+    """Makes a rule of the primal it decorates; see the module's docstring for a whole declaration.
+
+    Args:
+      bars: input name -> the equation of its bar, in bar notation. An input with a bar is float:
+        one array, or a pytree of which at least one leaf is. Integers and PRNG keys have no bar.
+      residuals: residual name -> what it is and why it is kept.
+      static: names of the options, which are hashable Python values.
+      kinks: for a function of one number, input value -> the derivative documented there.
+      name: the name in the registry; by default the module and the function's name.
+      replace: take the place of a rule registered under the same name, as a notebook cell run
+        again does.
+
+    Returns:
+      A decorator that gives the `Rule`, entered in the `registry`.
+
+    Raises:
+      RuleError: a bar or an option for a parameter that is not there; a name registered twice.
+
+    >>> @rule(bars={"x": "x̄ = 2 ȳ"}, residuals={})
+    ... def double(x):
+    ...     return 2 * x
+    >>> double.missing
+    ('forward', 'backward', 'reference', 'samples')
+    """
+
+    def decorate(primal: Callable[P, R]) -> Rule[P, R]:
+        made = Rule(primal, bars=bars, residuals=residuals, static=static, kinks=kinks, name=name)
+        registry.add(made, replace=replace)
+        return made
+
+    return decorate
+
+
+def elementwise(
+    derivative: Callable[..., Any],
+    equation: str,
+    *,
+    accurate: Callable[..., Any] | None = None,
+    reference: Callable[..., Any],
+    kinks: Mapping[float, float] | None = None,
+    samples: Callable[..., Iterable[Sample]] | None = None,
+    name: str | None = None,
+    replace: bool = False,
+) -> Callable[[Callable[P, R]], Rule[P, R]]:
+    """Makes a rule of an elementwise primal in one row: its derivative and its equation.
+
+    The first parameter of the primal is the input, the others are options. The parameters of
+    `derivative` say what is kept for backward, by name: the input ("x", or as the primal calls it),
+    the output "y", and the options it uses. It returns one of three things:
+
+      - the derivative, and the bar is ȳ times it;
+      - a mask, and the bar is ȳ where it is true and 0 elsewhere, also for an infinite ȳ;
+      - where it takes "y_bar" as well, the bar itself: it then chooses the order of the product,
+        so that a derivative below the smallest normal number does not vanish before ȳ lifts it.
+
+    Where the input is kept, float16 and bfloat16 are computed in float32 and rounded once. Where
+    only y is kept they are not: y has been rounded already, and a wider product of it would differ
+    from jax.grad without being nearer to the truth.
+
+    Args:
+      derivative: see above.
+      equation: the equation of the bar, in bar notation.
+      accurate: the derivative under `accuracy=jax.lax.AccuracyMode.HIGHEST`, an option the primal
+        must then have.
+      reference: independent code for the primal, with its parameters.
+      kinks: input value -> the derivative documented there.
+      samples: by default, shapes from 0-d to empty and values from tiny to saturated.
+      name, replace: as in `rule`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> @elementwise(lambda y: y, "x̄ = ȳ y", reference=lambda x: jnp.e**x)
+    ... def exp(x):
+    ...     return jnp.exp(x)
+    >>> float(jax.grad(exp)(0.0))
+    1.0
+    """
+
+    def decorate(primal: Callable[P, R]) -> Rule[P, R]:
+        x, *static = inspect.signature(primal).parameters
+        forms = {False: derivative} | ({True: accurate} if accurate else {})
+        takes = {key: tuple(inspect.signature(form).parameters) for key, form in forms.items()}
+        described = {x: "the input", "y": "the output, which the next operation keeps anyway"}
+        made = rule(
+            bars={x: equation},
+            residuals={n: text for n, text in described.items() if any(n in t for t in takes.values())},
+            static=static,
+            kinks=kinks,
+            name=name,
+            replace=replace,
+        )(primal)
+
+        def wants_accurate(options: Mapping[str, Any]) -> bool:
+            return accurate is not None and options["accuracy"] is jax.lax.AccuracyMode.HIGHEST
+
+        @made.forward
+        def forward(**values: Any) -> Any:
+            y = call_by_name(primal, values)
+            could = {x: values[x], "y": y}
+            wanted = takes[wants_accurate(values)]
+            return y, {n: could[n] if n in wanted else None for n in made.residuals}
+
+        @made.backward
+        def backward(residuals: Mapping[str, Any], y_bar: Any, **options: Any) -> Any:
+            key = wants_accurate(options)
+            dtype = y_bar.dtype
+            wide = computing(dtype) if x in takes[key] else dtype
+            y_bar = y_bar.astype(wide)
+            kept = {n: r.astype(wide) for n, r in residuals.items() if r is not None}
+            values = {**kept, **options, "y_bar": y_bar}
+            result = forms[key](**{n: values[n] for n in takes[key]})
+            if result.dtype == bool:
+                result = jnp.where(result, y_bar, jnp.zeros_like(y_bar))
+            elif "y_bar" not in takes[key]:
+                result = y_bar * result
+            return {x: result.astype(dtype)}
+
+        made.reference(reference)
+        made.samples(samples or functools.partial(_elementwise_samples, tuple(made.kinks)))
+        return made
+
+    return decorate
+
+
+def _elementwise_samples(kinks: tuple[float, ...], key: jax.Array) -> Iterator[Sample]:
+    """Samples for any elementwise rule: each shape a network meets, each region of the function."""
+    for number, shape in enumerate([(), (1,), (3, 4), (2, 1, 3), (0, 2)]):
+        x = 3 * jax.random.normal(jax.random.fold_in(key, number), shape)
+        yield Sample(f"shape {shape}", (x,))
+    sign = jax.random.rademacher(key, (24,), jnp.float32)
+    yield Sample("near zero", (sign * 10.0 ** jnp.linspace(-6, -1, 24),))
+    yield Sample("saturated", (jnp.linspace(-14.0, 14.0, 29) + 0.25,))
+    if kinks:
+        x = jnp.asarray(kinks, jnp.float32)
+        yield Sample("kinks", (jnp.concatenate([x, x - 1, x + 1]),), tags=("kink",))
+    yield Sample("bench", (jax.random.normal(key, (1024, 1024)),), tags=("bench",))

@@ -1,0 +1,46 @@
+"""What linear takes and what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from overbar import RuleError, nn
+
+
+def ones(*shape, dtype=jnp.float32):
+    return jnp.ones(shape, dtype)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((ones(2, 3), ones(4, 5)), r"w \(in, out\).*x float32\[2,3\], w float32\[4,5\], b None"),
+        ((ones(), ones(4, 5)), r"x \(\.\.\., in\).*x float32\[\]"),
+        ((ones(3), ones(3)), r"w \(in, out\).*w float32\[3\]"),
+        ((ones(2, 3), ones(3, 5), ones(3)), r"b \(5,\).*b float32\[3\]"),
+        ((ones(2, 3), ones(3, 5), ones(1, 5)), r"b \(5,\).*b float32\[1,5\]"),
+        ((ones(2, 3), ones(3, 5, dtype=jnp.bfloat16)), r"one dtype.*float32\[2,3\], w bfloat16\[3,5\]"),
+        ((ones(2, 3), ones(3, 5), ones(5, dtype=jnp.float16)), r"one dtype.*b float16\[5\]"),
+        ((ones(2, 3, dtype=jnp.int32), ones(3, 5)), r"input x must be float.*int32\[2,3\]"),
+        ((ones(2, 3), None), r"w.*None"),
+    ],
+)
+def test_refuses(args, message):
+    with pytest.raises(RuleError, match=f"rule nn.linear: .*{message}"):
+        nn.linear(*args)
+
+
+def test_half_precision_bias_is_summed_without_losing_the_batch():
+    """4096 ones in bfloat16: a sum in bfloat16 itself would stop at 256."""
+    x, w, b = ones(4096, 1, dtype=jnp.bfloat16), ones(1, 1, dtype=jnp.bfloat16), ones(1, dtype=jnp.bfloat16)
+    y, pullback = jax.vjp(nn.linear, x, w, b)
+    _, w_bar, b_bar = pullback(jnp.ones_like(y))
+    assert b_bar == w_bar.ravel() == 4096
+
+
+def test_none_is_no_bias():
+    x, w = ones(2, 3), ones(3, 4)
+    np.testing.assert_array_equal(nn.linear(x, w), nn.linear(x, w, None))
+    np.testing.assert_array_equal(nn.linear(x, w, b=jnp.zeros(4)), nn.linear(x, w))
+    assert jax.grad(lambda b: nn.linear(x, w, b).sum(), allow_int=True)(None) is None

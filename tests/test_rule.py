@@ -1,0 +1,345 @@
+"""Declarations: what the wrapper refuses, what it handles by itself, and that planted faults are caught."""
+
+import copy
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import overbar
+import properties
+from overbar import RuleError, Sample, nn, rule
+
+BARS = {"x": "x̄ = ȳ w", "w": "w̄ = ȳ x"}
+RESIDUALS = {"x": "the input", "w": "the weight"}
+
+
+def good_forward(x, w):
+    return x * w, {"x": x, "w": w}
+
+
+def good_backward(residuals, y_bar):
+    return {"x": y_bar * residuals["w"], "w": y_bar * residuals["x"]}
+
+
+def product(forward=good_forward, backward=good_backward, bars=BARS, residuals=RESIDUALS, **options):
+    """A rule for x·w with one of its pieces exchanged."""
+
+    def times(x, w):
+        return x * w
+
+    made = rule(bars=bars, residuals=residuals, **options)(times)
+    if forward:
+        made.forward(forward)
+    if backward:
+        made.backward(backward)
+    made.reference(lambda x, w: jnp.exp(jnp.log(x * x) / 2) * jnp.sign(x) * w)
+    made.samples(lambda key: [Sample("vectors", tuple(jax.random.normal(key, (2, 4))))])
+    return made
+
+
+def differentiate(made, x=None, w=None):
+    x = jnp.arange(1.0, 4.0) if x is None else x
+    w = jnp.ones(3) if w is None else w
+    return jax.make_jaxpr(lambda x, w: jax.vjp(made, x, w)[1](x * w))(x, w)  # traced only, not run
+
+
+class TestRefusedWhenTraced:
+    """Each message names the rule, the input, what came and what was expected."""
+
+    @pytest.mark.parametrize(
+        ("backward", "message"),
+        [
+            (lambda r, y: {"x": y}, r"missing bar.*input w, which is float32\[3\]"),
+            (lambda r, y: {"x": y, "w": y, "b": y}, r"unknown input b \(float32\[3\]\).*\['x', 'w'\]"),
+            (lambda r, y: {"x": None, "w": y}, r"None as the bar of input x, which is float32\[3\].*zeros"),
+            (lambda r, y: {"x": y[:2], "w": y}, r"bar of input x is float32\[2\].*input is float32\[3\]"),
+            (lambda r, y: {"x": y.sum(), "w": y}, r"bar of input x is float32\[\].*input is float32\[3\]"),
+            (
+                lambda r, y: {"x": y, "w": y.astype(jnp.bfloat16)},
+                r"input w is bfloat16\[3\].*is float32\[3\]",
+            ),
+            (lambda r, y: {"x": y, "w": y.astype(int)}, r"input w is int32\[3\].*is float32\[3\]"),
+            (
+                lambda r, y: {"x": y, "w": y.astype(jnp.complex64)},
+                r"input w is complex64\[3\].*is float32\[3\]",
+            ),
+            (lambda r, y: {"x": y, "w": 0.0}, r"bar of input w is the float 0.0.*is float32\[3\]"),
+            (lambda r, y: {"x": y, "w": "zero"}, r"bar of input w is the str 'zero'"),
+            (lambda r, y: {"x": (y, y), "w": y}, r"bar of input x is \(float32\[3\], float32\[3\]\)"),
+            (lambda r, y: (y, y), r"must return \{input: bar\}, but returned \(float32\[3\], float32\[3\]\)"),
+            (lambda r, y: None, r"must return \{input: bar\}, but returned None"),
+        ],
+    )
+    def test_backward(self, backward, message):
+        with pytest.raises(RuleError, match=rf"product\.times: .*{message}"):
+            differentiate(product(backward=backward))
+
+    @pytest.mark.parametrize(
+        ("forward", "message"),
+        [
+            (
+                lambda x, w: (x * w, {"x": x, "w": w, "z": x}),
+                r"undeclared residual z \(float32\[3\]\).*\['x', 'w'\]",
+            ),
+            (lambda x, w: (x * w, {"x": x}), r"declared residual w.*None"),
+            (
+                lambda x, w: x * w,
+                r"forward must return \(y, \{residual: value\}\), but returned float32\[3\]",
+            ),
+            (lambda x, w: (x * w, (x, w)), "forward must return"),
+            (lambda x, w: ((x * w).sum(), {"x": x, "w": w}), r"returned float32\[\] for y.*float32\[3\]"),
+            (
+                lambda x, w: ((x * w).astype(jnp.float16), {"x": x, "w": w}),
+                r"float16\[3\] for y.*float32\[3\]",
+            ),
+            (lambda x, w: ((x * w, x), {"x": x, "w": w}), r"\(float32\[3\], float32\[3\]\) for y"),
+        ],
+    )
+    def test_forward(self, forward, message):
+        with pytest.raises(RuleError, match=rf"product\.times: .*{message}"):
+            differentiate(product(forward=forward))
+
+    @pytest.mark.parametrize(
+        ("piece", "without"), [("forward", {"forward": None}), ("backward", {"backward": None})]
+    )
+    def test_incomplete(self, piece, without):
+        made = product(**without)
+        assert made.missing == (piece,)
+        with pytest.raises(RuleError, match=rf"product.times: incomplete declaration: {piece} not declared"):
+            made(jnp.ones(3), jnp.ones(3))
+
+    def test_float_input_without_a_declared_bar(self):
+        made = product(bars={"x": "x̄ = ȳ w"}, backward=lambda r, y: {"x": y})
+        with pytest.raises(RuleError, match=r"incomplete declaration: input w came as float32\[3\].*\['x'\]"):
+            made(jnp.ones(3), jnp.ones(3))
+
+    def test_under_jit_as_well(self):
+        made = product(backward=lambda r, y: {"x": y})
+        with pytest.raises(RuleError, match="missing bar"):
+            jax.jit(jax.grad(lambda x, w: made(x, w).sum()))(jnp.ones(3), jnp.ones(3))
+
+    def test_leaf_of_a_pytree_by_its_path(self):
+        @rule(bars={"p": "p̄"}, residuals={})
+        def total(p):
+            return p["a"].sum() + p["b"].sum()
+
+        total.forward(lambda p: (total.primal(p), {}))
+        total.backward(lambda r, y: {"p": {"a": jnp.zeros(2), "b": jnp.zeros(4)}})
+        with pytest.raises(RuleError, match=r"bar of input p\['b'\] is float32\[4\].*float32\[3\]"):
+            jax.grad(total)({"a": jnp.ones(2), "b": jnp.ones(3)})
+
+
+class TestRefusedWhenDeclared:
+    def test_name_twice(self):
+        product()
+        with pytest.raises(RuleError, match=r"product\.times' is registered twice.*test_rule.py:\d+"):
+            product()
+        assert product(replace=True) is overbar.registry[f"{__name__}.product.times"]
+        assert product(name="another").name == "another"
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"bars": {"x": "", "y": ""}}, r"bar is declared for \['y'\], but the inputs are \['x', 'w'\]"),
+            ({"bars": {}}, "incomplete declaration: no bar"),
+            ({"static": ("axis",)}, r"static names \['axis'\] are no parameters of times\(x, w\)"),
+            ({"static": ("x",)}, r"bar is declared for \['x'\]"),
+            (
+                {"forward": lambda x: None},
+                r"forward must take the primal's parameters \('x', 'w'\).*\('x',\)",
+            ),
+            ({"backward": lambda residuals: None}, r"backward takes \(residuals, y_bar\)"),
+            ({"backward": lambda residuals, y_bar, axis: None}, r"backward takes .*'axis'"),
+        ],
+    )
+    def test_declaration(self, options, message):
+        with pytest.raises(RuleError, match=message):
+            product(**options)
+
+    def test_piece_twice(self):
+        with pytest.raises(RuleError, match=r"backward is declared twice, first at .*test_rule.py:\d+"):
+            product().backward(good_backward)
+
+    def test_nameless_parameters(self):
+        with pytest.raises(RuleError, match=r"parameter '\*xs' has no name"):
+            rule(bars={"xs": ""}, residuals={})(lambda *xs: xs)
+
+
+WRONG = {
+    "sign": lambda r, y: {"x": -y * r["w"], "w": y * r["x"]},
+    "swapped": lambda r, y: {"x": y * r["x"], "w": y * r["w"]},
+    "bar ignored": lambda r, y: {"x": r["w"] + 0 * y, "w": y * r["x"]},
+    "bar squared": lambda r, y: {"x": y * y * r["w"], "w": y * r["x"]},
+    "off by 1e-6": lambda r, y: {"x": y * r["w"] * (1 + 1e-6), "w": y * r["x"]},
+    "one entry zeroed": lambda r, y: {"x": (y * r["w"]).at[-1].set(0), "w": y * r["x"]},
+    "clipped": lambda r, y: {"x": jnp.clip(y * r["w"], -1, 1), "w": y * r["x"]},
+    "mean for sum": lambda r, y: {"x": y * r["w"] / y.size, "w": y * r["x"]},
+    "wrong where negative": lambda r, y: {"x": y * jnp.abs(r["w"]), "w": y * r["x"]},
+    "wrong second derivative": lambda r, y: {"x": y * jax.lax.stop_gradient(r["w"]), "w": y * r["x"]},
+    "detached bar": lambda r, y: {"x": jax.lax.stop_gradient(y) * r["w"], "w": y * r["x"]},
+}
+
+
+@pytest.mark.usefixtures("x64")
+class TestPlantedFaults:
+    """The properties of the table-driven test see each wrong backward, and pass the right one."""
+
+    def failed(self, made):
+        (sample,) = made.parts["samples"](jax.random.key(1))
+        failures = []
+        for check in properties.PROPERTIES:
+            try:
+                check(properties.Case(made, sample, jax.random.key(2)))
+            except AssertionError:
+                failures.append(check.__name__)
+        return failures
+
+    def test_right_one_passes(self):
+        assert self.failed(product()) == []
+
+    @pytest.mark.parametrize("fault", [f for f in WRONG if f != "detached bar"])
+    def test_wrong_one_is_caught(self, fault):
+        assert self.failed(product(backward=WRONG[fault]))
+
+    def test_forward_that_computes_something_else(self):
+        made = product(forward=lambda x, w: (x * w * 1.001, {"x": x, "w": w}))
+        assert "forward_equals_primal" in self.failed(made)
+
+    def test_reference_that_computes_something_else(self):
+        made = product()
+        made.parts["reference"] = lambda x, w: x * w + 1e-6
+        assert self.failed(made) == ["primal_equals_reference"]
+
+
+class TestHandledByItself:
+    def test_static_options_positional_or_keyword(self):
+        @rule(bars={"x": "x̄ = n ȳ xⁿ⁻¹"}, residuals={"x": "the input"}, static=("n", "flip"))
+        def power(x, n=2, *, flip=False):
+            return -(x**n) if flip else x**n
+
+        @power.forward
+        def _(x, n, *, flip):
+            return power.primal(x, n, flip=flip), {"x": x}
+
+        @power.backward
+        def _(residuals, y_bar, n, flip):
+            return {"x": (-n if flip else n) * y_bar * residuals["x"] ** (n - 1)}
+
+        def slope(*args, **options):
+            return float(jax.grad(lambda x: power(x, *args, **options))(3.0))
+
+        assert slope() == 6.0
+        assert slope(3) == slope(n=3) == 27.0
+        assert slope(3, flip=True) == -27.0
+        assert slope(1) == slope(1.0) == 1.0
+        assert jax.jit(lambda x: power(x, n=3))(2.0) == 8.0
+        with pytest.raises(RuleError, match=r"option n must be a static Python value.*int32\[\]"):
+            power(2.0, jnp.int32(3))
+        with pytest.raises(RuleError, match=r"option n must be a static Python value"):
+            jax.jit(lambda x, n: power(x, n))(2.0, 3)
+        with pytest.raises(RuleError, match=r"option n must be hashable.*list \[3\]"):
+            power(2.0, [3])
+        with pytest.raises(RuleError, match=r"power: .*'m'; call it as power\(x, n=2, \*, flip=False\)"):
+            power(2.0, m=3)
+
+    def test_integer_inputs_and_keys(self):
+        @rule(
+            bars={"x": "x̄ = ȳ at index, times the mask"},
+            residuals={"mask": "", "index": "", "x": "its shape"},
+        )
+        def pick(x, index, key, drop=None):
+            return (x * jax.random.bernoulli(key, 0.5, x.shape).astype(x.dtype))[index]
+
+        @pick.forward
+        def _(x, index, key, drop):
+            mask = jax.random.bernoulli(key, 0.5, x.shape).astype(x.dtype)
+            return (x * mask)[index], {"mask": mask, "index": index, "x": x}
+
+        @pick.backward
+        def _(residuals, y_bar):
+            x_bar = jnp.zeros_like(residuals["x"]).at[residuals["index"]].add(y_bar)
+            return {"x": x_bar * residuals["mask"]}
+
+        x, index = jnp.arange(1.0, 7.0), jnp.array([0, 2, 2, 5])
+        for key in (jax.random.key(4), jax.random.PRNGKey(4)):
+            got = jax.grad(lambda x, key=key: pick(x, index, key).sum())(x)
+            want = jax.grad(lambda x, key=key: pick.primal(x, index, key).sum())(x)
+            np.testing.assert_array_equal(got, want)
+        bars = jax.vjp(pick, x, index, jax.random.key(4))[1](jnp.ones(4))
+        assert bars[1].dtype == bars[2].dtype == jax.dtypes.float0
+
+    def test_integer_bar_is_refused_unless_none(self):
+        @rule(bars={"x": "x̄ = n ȳ"}, residuals={"n": ""})
+        def scale(x, n):
+            return x * n.astype(x.dtype)
+
+        scale.forward(lambda x, n: (scale.primal(x, n), {"n": n}))
+        scale.backward(lambda r, y: {"x": y * r["n"].astype(y.dtype), "n": y})
+        with pytest.raises(
+            RuleError, match=r"float32\[\] as the bar of input n, which is int32\[\] and has none"
+        ):
+            jax.grad(scale)(2.0, jnp.int32(3))
+
+    def test_pytrees_with_integers_and_none(self):
+        @rule(bars={"params": "p̄ = ȳ"}, residuals={})
+        def total(params, scale=None):
+            return params["w"].sum() + params["layers"][0].sum()
+
+        total.forward(lambda params, scale: (total.primal(params), {}))
+        total.backward(
+            lambda r, y: {
+                "params": {
+                    "w": jnp.full(3, 1.0) * y,
+                    "layers": [jnp.full(2, 1.0) * y],
+                    "step": None,
+                    "none": None,
+                }
+            }
+        )
+        params = {"w": jnp.ones(3), "layers": [jnp.ones(2)], "step": jnp.int32(3), "none": None}
+        got = jax.grad(total, allow_int=True)(params)
+        assert got["step"].dtype == jax.dtypes.float0
+        np.testing.assert_array_equal(got["w"], np.ones(3))
+
+    def test_several_outputs(self):
+        @rule(bars={"x": "x̄ = s̄ cos x − c̄ sin x"}, residuals={"x": "the input"})
+        def sincos(x):
+            return {"sin": jnp.sin(x), "cos": jnp.cos(x)}
+
+        sincos.forward(lambda x: (sincos.primal(x), {"x": x}))
+        sincos.backward(
+            lambda r, y_bar: {"x": y_bar["sin"] * jnp.cos(r["x"]) - y_bar["cos"] * jnp.sin(r["x"])}
+        )
+        assert jax.grad(lambda x: sincos(x)["cos"])(0.5) == -jnp.sin(0.5)
+
+    def test_python_numbers_and_numpy_arrays(self):
+        assert float(jax.grad(nn.sigmoid)(0.0)) == 0.25
+        assert nn.sigmoid(np.zeros(3, np.float32)).shape == (3,)
+        assert jax.grad(lambda w: nn.linear(np.ones((2, 3), np.float32), w).sum())(
+            jnp.ones((3, 1))
+        ).shape == (3, 1)
+
+    def test_a_rule_copies_and_pickles_as_a_function_does(self):
+        assert copy.deepcopy({"act": nn.sigmoid})["act"] is nn.sigmoid
+        assert pickle.loads(pickle.dumps(nn.linear)) is nn.linear
+
+    def test_it_is_a_function_to_jax_and_to_python(self):
+        assert jax.jit(nn.sigmoid)(0.0) == 0.5
+        assert jax.vmap(nn.sigmoid)(jnp.zeros(3)).shape == (3,)
+        assert nn.sigmoid.__name__ == "sigmoid"
+        assert "x̄ = ȳ y (1 − y)" in repr(nn.sigmoid)
+
+    def test_forward_mode_raises(self):
+        with pytest.raises(TypeError, match="forward-mode"):
+            jax.jvp(nn.sigmoid, (0.0,), (1.0,))
+
+    def test_no_check_is_left_in_the_program(self):
+        """The compiled gradient of a rule is as long as that of its primal."""
+
+        def operations(f):
+            return len(jax.make_jaxpr(jax.grad(lambda x: f(x).sum()))(jnp.ones(3)).eqns)
+
+        assert operations(nn.sigmoid) <= operations(nn.sigmoid.primal)
