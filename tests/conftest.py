@@ -1,5 +1,10 @@
 """What holds in every test: strict promotion, and a registry that is left as it was found."""
 
+import os
+
+# Two test processes share a GPU where there is one; by default the first would take most of it.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
 import jax
 import pytest
 

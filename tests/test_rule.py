@@ -1,6 +1,7 @@
 """Declarations: what the wrapper refuses, what it handles by itself, and that planted faults are caught."""
 
 import copy
+import functools
 import pickle
 
 import jax
@@ -162,6 +163,12 @@ class TestRefusedWhenDeclared:
     def test_piece_twice(self):
         with pytest.raises(RuleError, match=r"backward is declared twice, first at .*test_rule.py:\d+"):
             product().backward(good_backward)
+
+    def test_primal_without_a_name(self):
+        primal = functools.partial(jnp.tensordot, axes=1)
+        with pytest.raises(RuleError, match="no name of its own; declare the rule with name="):
+            rule(bars={"a": ""}, residuals={})(primal)
+        assert rule(bars={"a": ""}, residuals={}, static=["axes"], name="dot")(primal).name == "dot"
 
     def test_nameless_parameters(self):
         with pytest.raises(RuleError, match=r"parameter '\*xs' has no name"):

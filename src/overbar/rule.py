@@ -151,6 +151,7 @@ class Rule(Generic[P, R]):
         kinks: Mapping[float, float] | None = None,
         name: str | None = None,
     ) -> None:
+        self.__name__ = self.__qualname__ = name or "rule"  # where the primal, a partial, has none
         functools.update_wrapper(self, primal)
         self.primal = primal
         self.name = name or _public_name(primal)
@@ -371,7 +372,9 @@ def _takes_any(fn: Callable[..., Any]) -> bool:
 
 def _public_name(fn: Callable[..., Any]) -> str:
     """nn.sigmoid for overbar.nn.activations.sigmoid; module.function for anybody else's."""
-    module = fn.__module__.split(".")
+    if not hasattr(fn, "__qualname__"):
+        raise RuleError(f"{fn!r} has no name of its own; declare the rule with name=.")
+    module = (fn.__module__ or "__main__").split(".")  # code given to exec has no module
     if module[0] == "overbar":
         module = module[1:2]
     elif module == ["__main__"]:

@@ -1,0 +1,266 @@
+"""The harness: flags, the run folder, progress, divergence, descent."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import harness
+import overbar
+from overbar import nn
+
+
+def make_parser():
+    made = harness.parser("trial", "σ and w̄, 100 % of them", steps=4)
+    harness.add_learning_rate(made, 0.5)
+    harness.add_lambda(made, 0.0)
+    return made
+
+
+def launch(experiment, *argv):
+    return harness.launch(experiment, make_parser(), [str(a) for a in argv])
+
+
+def square(x, scale=1.0):
+    return scale * x**2
+
+
+# ---------------------------------------------------------------------- flags
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        *(("--steps", bad) for bad in ("0", "-1", "1.5", "many", "")),
+        *(("--seed", bad) for bad in ("-1", str(2**32), "x")),
+        *(("--learning-rate", bad) for bad in ("0", "-1", "nan", "inf", "1e300", "fast")),
+        *(("--lambda", bad) for bad in ("-1", "nan", "inf", "1e39")),
+        ("--out", ""),
+        ("--out", __file__),
+        ("--out", f"{__file__}/inside"),
+        ("--step", "3"),
+        ("--unknown", "3"),
+    ],
+)
+def test_a_bad_argument_is_one_line_and_status_2(flag, value, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        launch(lambda args, run: pytest.fail("the experiment has begun"), flag, value)
+    assert end.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert flag in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("taken", ["settings.json", "metrics.jsonl", "trial.png"])
+def test_an_out_that_cannot_be_written_is_one_line_and_status_2(taken, tmp_path, capsys):
+    (tmp_path / taken).mkdir()
+    with pytest.raises(SystemExit) as end:
+        launch(lambda args, run: pytest.fail("the experiment has begun"), "--out", tmp_path)
+    assert end.value.code == 2
+    assert f"cannot write to {tmp_path}" in capsys.readouterr().err
+
+
+def test_the_defaults(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    seen = {}
+    assert launch(lambda args, run: seen.update(vars(args)) or 0) == 0
+    expected = {
+        "steps": 4,
+        "seed": 0,
+        "out": Path("runs/trial"),
+        "autodiff": False,
+        "learning_rate": 0.5,
+        "lam": 0.0,
+    }
+    assert {name: seen[name] for name in expected} == expected
+    assert (tmp_path / "runs/trial/settings.json").is_file()
+
+
+# ---------------------------------------------------------------------- the run folder
+
+
+def test_settings_tell_how_to_run_it_again(tmp_path):
+    launch(lambda args, run: 0, "--seed", 7, "--out", tmp_path)
+    settings = json.loads((tmp_path / "settings.json").read_text(encoding="utf-8"))
+    assert settings["argv"] == ["--seed", "7", "--out", str(tmp_path)]
+    assert settings["seed"] == 7
+    assert settings["versions"]["jax"] == jax.__version__
+    assert settings["versions"]["overbar"] == overbar.__version__
+    assert settings["device"].startswith(jax.devices()[0].platform)
+
+
+def test_a_second_run_starts_the_files_anew_and_leaves_others_alone(tmp_path, read_metrics):
+    def first(args, run):
+        run.record(0, 1.0)
+        run.save(harness.paper(1, 1))
+        return 0
+
+    def second(args, run):
+        assert not run.picture.exists()  # a picture of the first run would belie the second
+        run.record(0, 2.0)
+        return 0
+
+    (tmp_path / "notes.txt").write_text("mine")
+    assert launch(first, "--out", tmp_path) == launch(second, "--out", tmp_path) == 0
+    assert read_metrics(tmp_path) == [{"step": 0, "loss": 2.0}]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_number_json_does_not_know_becomes_null(tmp_path, read_metrics):
+    def experiment(args, run):
+        run.record(0, 1.0, test_loss=float("nan"), other=float("-inf"))
+        return 0
+
+    launch(experiment, "--out", tmp_path)
+    assert read_metrics(tmp_path) == [{"step": 0, "loss": 1.0, "test_loss": None, "other": None}]
+
+
+def test_what_is_recorded_is_on_the_disk_at_once(tmp_path, read_metrics):
+    def experiment(args, run):
+        run.record(0, 1.0)
+        assert read_metrics(tmp_path) == [{"step": 0, "loss": 1.0}]
+        return 0
+
+    launch(experiment, "--out", tmp_path)
+
+
+# ---------------------------------------------------------------------- what a person sees
+
+
+def test_without_a_terminal_progress_is_a_few_plain_lines(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+
+    def experiment(args, run):
+        with run.progress(1000) as report:
+            for step in range(1001):
+                report(step, f"loss {step}")
+        return 0
+
+    launch(experiment, "--out", tmp_path)
+    out = capsys.readouterr().out
+    assert out.splitlines()[0] == "trial:    0/1000  loss 0"
+    assert out.splitlines()[-1] == "trial: 1000/1000  loss 1000"
+    assert len(out.splitlines()) == harness.PLAIN_LINES + 1
+    assert "\x1b" not in out
+    assert "\r" not in out
+
+
+class Screen(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_on_a_terminal_progress_is_a_bar(tmp_path, monkeypatch):
+    screen = Screen()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("TERM", "xterm")
+
+    def experiment(args, run):
+        with run.progress(10) as report:
+            report(10, "loss 0.5")
+        return 0
+
+    launch(experiment, "--out", tmp_path)
+    assert "\x1b[" in screen.getvalue()
+    assert "10/10" in screen.getvalue()
+    assert "trial: 10/10" not in screen.getvalue()
+
+
+def test_a_stdout_without_bars_gets_question_marks(tmp_path, monkeypatch):
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+
+    def experiment(args, run):
+        run.say("w̄ = z̄ x")
+        run.show("λ", ("", "w̄"), [("σ", "1")])
+        return 0
+
+    assert launch(experiment, "--out", tmp_path) == 0
+    stdout.flush()
+    assert b"w? = z? x" in stdout.buffer.getvalue()
+
+
+# ---------------------------------------------------------------------- descent
+
+
+def test_descent_yields_the_state_before_each_update():
+    states = harness.descend(square, jnp.float32(1.0), optax.sgd(0.25), itertools.repeat(()))
+    steps, losses, params = zip(*itertools.islice(states, 4), strict=True)
+    assert steps == (0, 1, 2, 3)
+    assert [float(p) for p in params] == [1.0, 0.5, 0.25, 0.125]
+    assert losses == (1.0, 0.25, 0.0625, 0.015625)
+
+
+def test_training_writes_a_line_a_state_and_ends_after_the_last_update(tmp_path, read_metrics):
+    def experiment(args, run):
+        states = harness.descend(square, jnp.float32(1.0), optax.sgd(0.25), itertools.repeat(()))
+        params, losses = harness.train(run, states, 2, lambda state: {"double": 2 * state.loss})
+        assert float(params) == 0.25
+        assert losses == [1.0, 0.25, 0.0625]
+        return 0
+
+    launch(experiment, "--out", tmp_path)
+    assert read_metrics(tmp_path) == [
+        {"step": 0, "loss": 1.0, "double": 2.0},
+        {"step": 1, "loss": 0.25, "double": 0.5},
+        {"step": 2, "loss": 0.0625, "double": 0.125},
+    ]
+
+
+def test_training_refuses_a_descent_that_ends_too_soon(tmp_path):
+    def experiment(args, run):
+        harness.train(run, harness.descend(square, jnp.float32(1.0), optax.sgd(0.1), [()] * 3), 3)
+
+    with pytest.raises(ValueError, match="after 3 states; 4 are needed"):
+        launch(experiment, "--out", tmp_path)
+
+
+def test_select_takes_the_rules_out_for_autodiff():
+    rules = jax.make_jaxpr(harness.select(nn.sigmoid, autodiff=False))(1.0)
+    twin = jax.make_jaxpr(harness.select(nn.sigmoid, autodiff=True))(1.0)
+    assert "custom_vjp" in str(rules)
+    assert "custom_vjp" not in str(twin)
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf", "-inf"])
+def test_divergence_stops_with_the_step_and_the_last_finite_loss(bad, tmp_path, read_metrics, capsys):
+    def experiment(args, run):
+        batches = [(1.0,), (1.0,), (float(bad),), (1.0,)]
+        harness.train(run, harness.descend(square, jnp.float32(1.0), optax.sgd(0.25), batches), 3)
+
+    assert launch(experiment, "--out", tmp_path) == 1
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert f"diverged at step 2: the loss is {bad}; the last finite loss was 0.25" in err
+    assert read_metrics(tmp_path) == [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.25}]
+    assert (tmp_path / "settings.json").is_file()
+
+
+def test_divergence_at_once_has_no_last_finite_loss():
+    states = harness.descend(square, jnp.float32(1.0), optax.sgd(0.25), [(float("nan"),)])
+    with pytest.raises(
+        harness.Diverged, match="at step 0: the loss is nan; there was no finite loss"
+    ) as caught:
+        next(states)
+    assert caught.value.last is None
+
+
+def test_an_interruption_is_one_line(tmp_path, read_metrics, capsys):
+    def experiment(args, run):
+        run.record(0, 1.0)
+        raise KeyboardInterrupt
+
+    assert launch(experiment, "--out", tmp_path) == 130
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert len(read_metrics(tmp_path)) == 1
