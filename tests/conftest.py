@@ -4,6 +4,8 @@ import os
 
 # Two test processes share a GPU where there is one; by default the first would take most of it.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+# Two virtual devices where there is but a CPU, for what is sharded.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 
 import jax
 import pytest

@@ -15,7 +15,7 @@ SOURCES = sorted((ROOT / "src" / "overbar").rglob("*.py"))
 FLOORS = {
     "_dtypes": 0,
     "_contract": 0,
-    "_jaxprs": 0,
+    "_adapter": 0,
     "rule": 1,
     "nn": 2,
     "losses": 2,

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 import overbar
 import properties
-from overbar import RuleError, Sample, nn, rule
+from overbar import RuleError, Sample, elementwise, losses, nn, regularizers, rule
 
 BARS = {"x": "x̄ = ȳ w", "w": "w̄ = ȳ x"}
 RESIDUALS = {"x": "the input", "w": "the weight"}
@@ -97,6 +99,11 @@ class TestRefusedWhenTraced:
                 r"float16\[3\] for y.*float32\[3\]",
             ),
             (lambda x, w: ((x * w, x), {"x": x, "w": w}), r"\(float32\[3\], float32\[3\]\) for y"),
+            (
+                lambda x, w: (x * w, {"x": x, "w": "w"}),
+                r"residual w must hold arrays only, but is the str 'w'",
+            ),
+            (lambda x, w: (x * w, {"x": x, "w": w.dtype}), r"residual w must hold arrays only.*float32"),
         ],
     )
     def test_forward(self, forward, message):
@@ -114,7 +121,7 @@ class TestRefusedWhenTraced:
 
     def test_float_input_without_a_declared_bar(self):
         made = product(bars={"x": "x̄ = ȳ w"}, backward=lambda r, y: {"x": y})
-        with pytest.raises(RuleError, match=r"incomplete declaration: input w came as float32\[3\].*\['x'\]"):
+        with pytest.raises(RuleError, match=r"incomplete declaration: input w came as float32\[3\]"):
             made(jnp.ones(3), jnp.ones(3))
 
     def test_under_jit_as_well(self):
@@ -169,6 +176,28 @@ class TestRefusedWhenDeclared:
         with pytest.raises(RuleError, match="no name of its own; declare the rule with name="):
             rule(bars={"a": ""}, residuals={})(primal)
         assert rule(bars={"a": ""}, residuals={}, static=["axes"], name="dot")(primal).name == "dot"
+
+    @pytest.mark.parametrize(
+        ("row", "primal", "message"),
+        [
+            (
+                {"derivative": lambda z: z},
+                lambda x: x,
+                r"derivative takes \['z'\], but there are \['x', 'y', 'y_bar'\]",
+            ),
+            ({"derivative": lambda y: y}, lambda y: y, "y is the output"),
+            ({"derivative": lambda x: x}, lambda x, y_bar: x, "y_bar its bar"),
+            ({"derivative": lambda x: x}, lambda: 1.0, r"\['x'\], but the inputs are \[\]"),
+        ],
+    )
+    def test_elementwise_row(self, row, primal, message):
+        with pytest.raises(RuleError, match=message):
+            elementwise(**row, equation="", reference=primal, name="row")(primal)
+
+    @pytest.mark.parametrize("what", ["bars", "residuals"])
+    def test_texts_are_a_dict(self, what):
+        with pytest.raises(RuleError, match=rf"{what} must be a dict from names to texts, but came \['x'\]"):
+            product(**{what: ["x"]})
 
     def test_nameless_parameters(self):
         with pytest.raises(RuleError, match=r"parameter '\*xs' has no name"):
@@ -350,3 +379,70 @@ class TestHandledByItself:
             return len(jax.make_jaxpr(jax.grad(lambda x: f(x).sum()))(jnp.ones(3)).eqns)
 
         assert operations(nn.sigmoid) <= operations(nn.sigmoid.primal)
+
+    def test_options_that_are_equal_but_not_the_same(self):
+        @rule(bars={"x": "x̄"}, residuals={}, static=("o",))
+        def scaled(x, o):
+            return x * (o[0] // 2 if isinstance(o[0], int) else o[0] / 2)
+
+        scaled.forward(lambda x, o: (scaled.primal(x, o), {}))
+        scaled.backward(lambda r, y_bar, o: {"x": y_bar * (o[0] // 2 if isinstance(o[0], int) else o[0] / 2)})
+        for f in (lambda o: scaled(1.0, o), lambda o: jax.grad(lambda x: scaled(x, o))(1.0)):
+            assert [float(f(o)) for o in [(3,), (3.0,)]] == [1.0, 1.5]
+
+    def test_weak_types_stay_weak(self):
+        assert jax.grad(nn.sigmoid)(1.0).weak_type
+        assert jax.typeof(jax.grad(nn.sigmoid)(1.0) * jnp.ones(2, jnp.bfloat16)).dtype == jnp.bfloat16
+
+    def test_float0_from_the_author(self):
+        @rule(bars={"x": "x̄ = n ȳ"}, residuals={"n": ""})
+        def times(x, n):
+            return x * n.astype(x.dtype)
+
+        times.forward(lambda x, n: (times.primal(x, n), {"n": n}))
+        times.backward(lambda r, y: {"x": y * r["n"].astype(y.dtype), "n": np.zeros((), jax.dtypes.float0)})
+        assert jax.grad(times)(2.0, jnp.int32(3)) == 3.0
+
+
+def model(params, x, t):
+    y = nn.relu(nn.softplus(nn.tanh(nn.sigmoid(nn.linear(x, *params)))))
+    return losses.l2_loss(y, t).sum() + losses.squared_error(y, t).sum()
+
+
+@pytest.mark.skipif(jax.device_count() < 2, reason="needs two devices; conftest asks for two virtual ones")
+class TestOnAMesh:
+    """Batch or features sharded: the bars are those of one device."""
+
+    def arguments(self):
+        keys = iter(jax.random.split(jax.random.key(0), 4))
+        params = jax.random.normal(next(keys), (3, 2)), jax.random.normal(next(keys), (2,))
+        return params, jax.random.normal(next(keys), (4, 3)), jax.random.normal(next(keys), (4, 2))
+
+    @pytest.mark.parametrize("check_vma", [True, False])
+    def test_shard_map_over_the_batch(self, check_vma):
+        args = self.arguments()
+        mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+
+        def mean(params, x, t):
+            return jax.lax.psum(model(params, x, t), "data") + regularizers.l2(params)
+
+        sharded = jax.shard_map(
+            mean, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=P(), check_vma=check_vma
+        )
+        want = jax.grad(lambda *a: model(*a) + regularizers.l2(a[0]), (0, 1))(*args)
+        got = jax.jit(jax.grad(sharded, (0, 1)))(*args)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, want)
+
+    @pytest.mark.parametrize("specs", [(P(), P("d", None)), (P(None, "d"), P())])
+    def test_explicit_sharding(self, specs):
+        params, x, t = self.arguments()
+        want = jax.grad(model, (0, 1))(params, x, t)
+        w, x_spec = specs
+        mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,))
+        with jax.set_mesh(mesh):
+            placed = (jax.device_put(params[0], w), jax.device_put(params[1], P(w[1] if len(w) else None)))
+            y_spec = P(x_spec[0] if len(x_spec) else None, w[1] if len(w) else None)
+            got = jax.grad(model, (0, 1))(placed, jax.device_put(x, x_spec), jax.device_put(t, y_spec))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(np.asarray(a), b, rtol=1e-5, atol=1e-6), got, want
+        )

@@ -182,6 +182,31 @@ class TestAnyFunction:
 
     def test_keeps_name_and_docstring(self):
         assert twin(network).__name__ == "network"
+        assert not hasattr(twin(nn.sigmoid), "bars")  # it is no rule any more
+
+    def test_bodies_in_named_tuples(self):
+        """jax.lax.custom_linear_solve keeps its jaxprs in one."""
+        a = jnp.array([[2.0, 0.5], [0.5, 1.0]])
+
+        def solve(f):
+            return lambda b: jax.scipy.sparse.linalg.cg(lambda v: a @ v, f(b))[0].sum()
+
+        np.testing.assert_allclose(
+            twin(lambda b: jnp.linalg.solve(a, b))(X), jnp.linalg.solve(a, X), rtol=1e-6
+        )
+        np.testing.assert_allclose(
+            jax.grad(twin(solve(wrong)))(X[0]), jax.grad(solve(right))(X[0]), rtol=1e-5
+        )
+
+    def test_relu_at_its_kink(self):
+        assert jax.grad(twin(nn.relu))(0.0) == jax.grad(nn.relu)(0.0) == 0.0
+
+    @pytest.mark.parametrize(
+        ("args", "options"), [((None,), {}), ((right,), {"custom_jvp": 3}), ((right,), {"custom_jvp": [3]})]
+    )
+    def test_refuses(self, args, options):
+        with pytest.raises(TypeError, match=r"twin takes a function|custom_jvp must be"):
+            twin(*args, **options)
 
     def test_rules_with_symbolic_zeros_nondiff_arguments_and_gradients_of_rules(self):
         f = jax.custom_vjp(lambda n, x: jnp.sin(x) * n, nondiff_argnums=(0,))
@@ -203,7 +228,7 @@ class TestAnyFunction:
         assert "seen 2" in capfd.readouterr().out
 
     def test_a_program_without_rules_is_left_alone(self):
-        jaxpr = jax.make_jaxpr(lambda x: jax.jit(right)(x))(X)
+        jaxpr = jax.make_jaxpr(lambda x: jax.lax.cond(x.sum() > 0, jax.jit(right), jnp.cos, x))(X)
         assert overbar.twin.__module__ == "overbar.twin"
         assert sys.modules["overbar.twin"].without(jaxpr) is jaxpr
 

@@ -35,6 +35,17 @@ def whole_range(dtype, number=3000) -> np.ndarray:
     return np.concatenate([magnitudes, -magnitudes]).astype(dtype)
 
 
+def random_bars(shape, dtype) -> np.ndarray:
+    """Cotangents of both signs: half of them ordinary, half of every magnitude the dtype has."""
+    rng = np.random.default_rng(1)
+    info = jnp.finfo(dtype)
+    low, high = np.log(float(info.tiny)), np.log(float(info.max))
+    size = np.where(
+        rng.random(shape) < 0.5, rng.uniform(0.3, 8, shape), np.exp(rng.uniform(low, high - 1e-2, shape))
+    )
+    return (size * rng.choice([-1, 1], shape)).astype(dtype)
+
+
 def ulp_errors(got, want: list, dtype) -> np.ndarray:
     """|got − want| in units of the spacing of the dtype's numbers at want.
 

@@ -1,4 +1,4 @@
-"""What a forward and a backward owe: the checks that `Rule` makes while they are traced.
+"""What a caller, a forward and a backward owe: the checks that `Rule` makes while they are traced.
 
 `jax.custom_vjp` looks at the shape of a returned cotangent only. Here everything is looked at that
 can be known without values: which residuals and bars are there, their structure, shapes and dtypes.
@@ -55,7 +55,11 @@ def specs_of(tree: Any) -> Any:
 
 
 def as_arrays(tree: Any) -> Any:
-    """The same pytree with Python numbers made arrays: under jax.grad one arrives as it was passed."""
+    """The same pytree with Python numbers made arrays: under jax.grad one arrives as it was passed.
+
+    Raises:
+      TypeError: a leaf can be no array.
+    """
     return jax.tree.map(lambda x: x if isinstance(x, jax.Array | np.ndarray) else jnp.asarray(x), tree)
 
 
@@ -80,6 +84,59 @@ class _Text(str):
 
     __slots__ = ()
     __repr__ = str.__str__
+
+
+def check_option(rule: str, name: str, value: Any) -> Any:
+    """Returns the value of a static option, or refuses what is no hashable Python value."""
+    if any(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(value)):
+        raise RuleError(
+            f"rule {rule}: option {name} must be a static Python value, but came as {describe(value)}. "
+            "Pass a Python value, such as x.item() outside of jit."
+        )
+    try:
+        hash(value)
+    except TypeError:
+        raise RuleError(
+            f"rule {rule}: option {name} must be hashable, but came as the {type(value).__name__} {value!r}. "
+            "Pass a tuple instead of a list."
+        ) from None
+    return value
+
+
+def check_input(rule: str, name: str, value: Any, *, array: bool, bar: bool) -> Any:
+    """Returns an input with its leaves made arrays, or refuses it.
+
+    Args:
+      rule, name: the rule's and the input's name, for the errors.
+      value: what the caller passed.
+      array: whether it must be one array.
+      bar: whether a bar is declared for it: then it must be float, otherwise it must not.
+    """
+    leaves, tree = jax.tree.flatten(value)
+    if array and not jax.tree_util.treedef_is_leaf(tree):
+        raise RuleError(
+            f"rule {rule}: input {name} must be one array, but came as the "
+            f"{type(value).__name__} {describe(value)}."
+        )
+    try:
+        arrays = [leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf) for leaf in leaves]
+    except (TypeError, ValueError):
+        raise RuleError(
+            f"rule {rule}: input {name} must be an array, but came as {describe(value)}."
+        ) from None
+    floats = any(map(is_float, arrays))
+    came = describe(jax.tree.unflatten(tree, arrays))
+    if bar and leaves and not floats:
+        raise RuleError(
+            f"rule {rule}: input {name} must be float, since it has a bar, but came as {came}. "
+            "Nothing is cast silently: pass floats."
+        )
+    if floats and not bar:
+        raise RuleError(
+            f"rule {rule}: incomplete declaration: input {name} came as {came}, "
+            "but no bar is declared for it."
+        )
+    return jax.tree.unflatten(tree, arrays)
 
 
 def check_forward(
@@ -112,7 +169,17 @@ def check_forward(
         raise RuleError(
             f"rule {rule}: forward returned {describe(y)} for y, but the primal returns {describe(expected)}."
         )
-    return y, as_arrays({n: kept[n] for n in residuals})
+    return y, {n: _residual(rule, n, kept[n]) for n in residuals}
+
+
+def _residual(rule: str, name: str, value: Any) -> Any:
+    try:
+        return as_arrays(value)
+    except TypeError:
+        raise RuleError(
+            f"rule {rule}: residual {name} must hold arrays only, but is {describe(value)}. "
+            "Backward knows shapes and dtypes from the bar and the other residuals, and gets the options."
+        ) from None
 
 
 def check_bars(rule: str, bars: Any, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -139,7 +206,7 @@ def _check_input(rule: str, name: str, bars: dict[str, Any], want: Any) -> Any:
     if want is None:
         return None  # an optional input that was left out: backward need not ask, its bar is dropped
     if not any(map(is_float, jax.tree.leaves(want))):
-        if jax.tree.leaves(bar):
+        if not _is_nothing(bar):
             raise RuleError(
                 f"rule {rule}: backward returned {describe(bar)} as the bar of input {name}, which is "
                 f"{describe(want)} and has none; leave it out or return None."
@@ -168,7 +235,7 @@ def _check_input(rule: str, name: str, bars: dict[str, Any], want: Any) -> Any:
 
 def _check_leaf(rule: str, where: str, got: Any, want: jax.ShapeDtypeStruct) -> Any:
     if not is_float(want):
-        if jax.tree.leaves(got):
+        if not _is_nothing(got):
             raise RuleError(
                 f"rule {rule}: backward returned {describe(got)} as the bar of input {where}, which is "
                 f"{describe(want)} and has none; return None."
@@ -188,6 +255,11 @@ def _check_leaf(rule: str, where: str, got: Any, want: jax.ShapeDtypeStruct) -> 
             "a bar has its input's shape and dtype."
         )
     return got
+
+
+def _is_nothing(bar: Any) -> bool:
+    """Whether this stands for the bar of an integer or a key: None, or JAX's own float0."""
+    return all(getattr(leaf, "dtype", None) == jax.dtypes.float0 for leaf in jax.tree.leaves(bar))
 
 
 def _none(rule: str, where: str, want: Any) -> str:

@@ -43,16 +43,16 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from overbar._adapter import vary_over, varying_axes
 from overbar._contract import (
     Kept,
     RuleError,
     as_arrays,
     check_bars,
     check_forward,
-    describe,
-    is_float,
+    check_input,
+    check_option,
     specs_of,
 )
 from overbar._dtypes import computing
@@ -134,6 +134,7 @@ class Rule(Generic[P, R]):
       bars: input name -> the equation of its bar, in bar notation.
       residuals: residual name -> what it is and why it is kept.
       static: the names of the options: hashable Python values that are no inputs.
+      arrays: the names of the inputs that must be one array, no pytree.
       kinks: for an elementwise rule, input value -> the derivative that is documented there.
       parts: the pieces declared so far, by name: "forward", "backward", "reference", "samples".
     """
@@ -148,6 +149,7 @@ class Rule(Generic[P, R]):
         bars: Mapping[str, str],
         residuals: Mapping[str, str],
         static: Collection[str] = (),
+        arrays: Collection[str] = (),
         kinks: Mapping[float, float] | None = None,
         name: str | None = None,
     ) -> None:
@@ -155,14 +157,19 @@ class Rule(Generic[P, R]):
         functools.update_wrapper(self, primal)
         self.primal = primal
         self.name = name or _public_name(primal)
+        for what, given in (("bars", bars), ("residuals", residuals)):
+            if not isinstance(given, Mapping):
+                raise RuleError(
+                    f"rule {self.name}: {what} must be a dict from names to texts, but came {given!r}."
+                )
         self.bars = dict(bars)
         self.residuals = dict(residuals)
         self.static = (static,) if isinstance(static, str) else tuple(static)
+        self.arrays = (arrays,) if isinstance(arrays, str) else tuple(arrays)
         self.kinks = dict(kinks or {})
         self.parts: dict[str, Callable[..., Any]] = {}
         self.signature = inspect.signature(primal)
         self.inputs = tuple(p for p in self.signature.parameters if p not in self.static)
-        self._custom_vjp = functools.lru_cache(maxsize=256)(self._make_custom_vjp)
         self._check_declaration()
 
     # ------------------------------------------------------------------ declaring
@@ -228,10 +235,10 @@ class Rule(Generic[P, R]):
                 )
         if unknown := [n for n in self.static if n not in parameters]:
             raise RuleError(f"rule {self.name}: static names {unknown} are no parameters of {self._call()}.")
-        if unknown := [n for n in self.bars if n not in self.inputs]:
-            raise RuleError(
-                f"rule {self.name}: a bar is declared for {unknown}, but the inputs are {list(self.inputs)}."
-            )
+        for what, names in (("a bar", self.bars), ("an array", self.arrays)):
+            if unknown := [n for n in names if n not in self.inputs]:
+                are = f"but the inputs are {list(self.inputs)}"
+                raise RuleError(f"rule {self.name}: {what} is declared for {unknown}, {are}.")
         if not self.bars:
             raise RuleError(f"rule {self.name}: incomplete declaration: no bar is declared for any input.")
 
@@ -244,9 +251,10 @@ class Rule(Generic[P, R]):
                 f"rule {self.name}: incomplete declaration: {' and '.join(undeclared)} not declared. "
                 f"Write @{self.__name__}.{undeclared[0]} above a function, or call {self.__name__}.primal."
             )
-        # Types are part of the cache's key: hash(1) == hash(True) == hash(1.0).
-        options_key = tuple((name, type(value), value) for name, value in options.items())
-        return self._custom_vjp(options_key)(*inputs.values())
+        # Under shard_map a bar is typed as its input is: to vary over the same axes of the mesh. Inputs are
+        # made to vary alike here, outside the rule, where JAX itself adds the sum over those axes.
+        alike = vary_over(tuple(inputs.values()), varying_axes(tuple(inputs.values())))
+        return self._custom_vjp(options)(*alike)
 
     def bind(self, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Splits a call's arguments into inputs (leaves made arrays) and static options, both by name.
@@ -261,58 +269,19 @@ class Rule(Generic[P, R]):
         except TypeError as error:
             raise RuleError(f"rule {self.name}: {error}; call it as {self._call()}.") from None
         bound.apply_defaults()
-        options = {
-            n: self._static(n, bound.arguments[n]) for n in self.signature.parameters if n in self.static
-        }
-        inputs = {n: self._input(n, bound.arguments[n]) for n in self.inputs}
+        given = bound.arguments
+        options = {n: check_option(self.name, n, given[n]) for n in self.static}
+        inputs = {n: self._checked_input(n, given[n]) for n in self.inputs}
         return inputs, options
 
-    def _static(self, name: str, value: Any) -> Any:
-        if any(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(value)):
-            raise RuleError(
-                f"rule {self.name}: option {name} must be a static Python value, but came as "
-                f"{describe(value)}. Pass a Python value, such as x.item() outside of jit."
-            )
-        try:
-            hash(value)
-        except TypeError:
-            raise RuleError(
-                f"rule {self.name}: option {name} must be hashable, but came as the "
-                f"{type(value).__name__} {value!r}. Pass a tuple instead of a list."
-            ) from None
-        return value
-
-    def _input(self, name: str, value: Any) -> Any:
-        if value is None and self.signature.parameters[name].default is not None:
+    def _checked_input(self, name: str, value: Any) -> Any:
+        if value is None:
+            if self.signature.parameters[name].default is None:
+                return None
             raise RuleError(
                 f"rule {self.name}: input {name} is None, but is not optional; call it as {self._call()}."
             )
-        leaves, tree = jax.tree.flatten(value)
-        arrays = [self._array(name, leaf) for leaf in leaves]
-        floats = [is_float(a) for a in arrays]
-        came = describe(jax.tree.unflatten(tree, arrays))
-        if name in self.bars and leaves and not any(floats):
-            raise RuleError(
-                f"rule {self.name}: input {name} must be float, since it has a bar, but came as "
-                f"{came}. Integers are not cast silently: pass floats."
-            )
-        if name not in self.bars and any(floats):
-            raise RuleError(
-                f"rule {self.name}: incomplete declaration: input {name} came as {came}, "
-                f"but no bar is declared for it (declared: {list(self.bars)})."
-            )
-        return jax.tree.unflatten(tree, arrays)
-
-    def _array(self, name: str, leaf: Any) -> Any:
-        if isinstance(leaf, jax.Array):
-            return leaf
-        try:
-            return jnp.asarray(leaf)
-        except (TypeError, ValueError):
-            raise RuleError(
-                f"rule {self.name}: input {name} must be an array, but holds the "
-                f"{type(leaf).__name__} {leaf!r}."
-            ) from None
+        return check_input(self.name, name, value, array=name in self.arrays, bar=name in self.bars)
 
     def _call(self) -> str:
         """The call as a person writes it, without the annotations."""
@@ -328,22 +297,24 @@ class Rule(Generic[P, R]):
 
     # ------------------------------------------------------------------ the custom_vjp
 
-    def _make_custom_vjp(self, options_key: tuple[tuple[str, type, Any], ...]) -> Callable[..., Any]:
-        options = {name: value for name, _, value in options_key}
+    def _custom_vjp(self, options: Mapping[str, Any]) -> Callable[..., Any]:
+        """The custom_vjp function for these options. Made at each call: equal options are not always the
+        same ((1,) and (1.0,), 0.0 and −0.0), and nothing a caller passed is kept alive."""
 
         def primal(*inputs: Any) -> Any:
-            return call_by_name(self.primal, self._named(as_arrays(inputs)) | options)
+            return call_by_name(self.primal, {**self._named(as_arrays(inputs)), **options})
 
         def forward(*inputs: Any) -> Any:
             # Traced first, so that the primal's own checks speak before forward's arithmetic does.
             expected = jax.eval_shape(primal, *inputs)
-            result = call_by_name(self.parts["forward"], self._named(as_arrays(inputs)) | options)
+            result = call_by_name(self.parts["forward"], {**self._named(as_arrays(inputs)), **options})
             y, kept = check_forward(self.name, result, expected, tuple(self.residuals))
             return y, Kept(kept, specs_of(inputs))
 
         def backward(kept: Kept, y_bar: Any) -> Any:
             fn = functools.partial(self.parts["backward"], kept.residuals, as_arrays(y_bar))
-            return check_bars(self.name, call_by_name(fn, options), self._named(kept.inputs))
+            bars = check_bars(self.name, call_by_name(fn, options), self._named(kept.inputs))
+            return vary_over(bars, varying_axes((kept.residuals, y_bar)))
 
         primal.__name__ = primal.__qualname__ = self.name
         function = jax.custom_vjp(primal)
@@ -393,6 +364,7 @@ def rule(
     bars: Mapping[str, str],
     residuals: Mapping[str, str],
     static: Collection[str] = (),
+    arrays: Collection[str] = (),
     kinks: Mapping[float, float] | None = None,
     name: str | None = None,
     replace: bool = False,
@@ -404,10 +376,11 @@ def rule(
         one array, or a pytree of which at least one leaf is. Integers and PRNG keys have no bar.
       residuals: residual name -> what it is and why it is kept.
       static: names of the options, which are hashable Python values.
+      arrays: names of the inputs that must be one array; the others may be pytrees.
       kinks: for a function of one number, input value -> the derivative documented there.
       name: the name in the registry; by default the module and the function's name.
-      replace: take the place of a rule registered under the same name, as a notebook cell run
-        again does.
+      replace: take the place of a rule registered under the same name: for a notebook cell that is
+        run again, or a function that declares a rule each time it is called.
 
     Returns:
       A decorator that gives the `Rule`, entered in the `registry`.
@@ -423,7 +396,9 @@ def rule(
     """
 
     def decorate(primal: Callable[P, R]) -> Rule[P, R]:
-        made = Rule(primal, bars=bars, residuals=residuals, static=static, kinks=kinks, name=name)
+        made = Rule(
+            primal, bars=bars, residuals=residuals, static=static, arrays=arrays, kinks=kinks, name=name
+        )
         registry.add(made, replace=replace)
         return made
 
@@ -475,7 +450,7 @@ def elementwise(
     """
 
     def decorate(primal: Callable[P, R]) -> Rule[P, R]:
-        x, *static = inspect.signature(primal).parameters
+        x, *static = inspect.signature(primal).parameters or ("x",)
         forms = {False: derivative} | ({True: accurate} if accurate else {})
         takes = {key: tuple(inspect.signature(form).parameters) for key, form in forms.items()}
         described = {x: "the input", "y": "the output, which the next operation keeps anyway"}
@@ -483,10 +458,19 @@ def elementwise(
             bars={x: equation},
             residuals={n: text for n, text in described.items() if any(n in t for t in takes.values())},
             static=static,
+            arrays=(x,),
             kinks=kinks,
             name=name,
             replace=replace,
         )(primal)
+        if {x, *static} & {"y", "y_bar"}:
+            raise RuleError(
+                f"rule {made.name}: y is the output and y_bar its bar; call the primal's {x} otherwise."
+            )
+        if unknown := sorted({n for t in takes.values() for n in t} - {x, "y", "y_bar", *static}):
+            raise RuleError(
+                f"rule {made.name}: derivative takes {unknown}, but there are {[x, 'y', 'y_bar', *static]}."
+            )
 
         def wants_accurate(options: Mapping[str, Any]) -> bool:
             return accurate is not None and options["accuracy"] is jax.lax.AccuracyMode.HIGHEST
@@ -503,21 +487,26 @@ def elementwise(
             key = wants_accurate(options)
             dtype = y_bar.dtype
             wide = computing(dtype) if x in takes[key] else dtype
-            y_bar = y_bar.astype(wide)
-            kept = {n: r.astype(wide) for n, r in residuals.items() if r is not None}
+            y_bar = _cast(y_bar, wide)
+            kept = {n: _cast(r, wide) for n, r in residuals.items() if r is not None}
             values = {**kept, **options, "y_bar": y_bar}
-            result = forms[key](**{n: values[n] for n in takes[key]})
+            result = jnp.asarray(forms[key](**{n: values[n] for n in takes[key]}))
             if result.dtype == bool:
                 result = jnp.where(result, y_bar, jnp.zeros_like(y_bar))
             elif "y_bar" not in takes[key]:
                 result = y_bar * result
-            return {x: result.astype(dtype)}
+            return {x: _cast(result, dtype)}
 
         made.reference(reference)
         made.samples(samples or functools.partial(_elementwise_samples, tuple(made.kinks)))
         return made
 
     return decorate
+
+
+def _cast(x: jax.Array, dtype: Any) -> jax.Array:
+    """astype, except that a weak type, that of a Python number, stays weak where nothing changes."""
+    return x if x.dtype == dtype else x.astype(dtype)
 
 
 def _elementwise_samples(kinks: tuple[float, ...], key: jax.Array) -> Iterator[Sample]:

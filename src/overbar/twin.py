@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.extend.core import DropVar, Literal, Var, jaxpr_as_fun
 
-from overbar._jaxprs import custom_jvp_body, custom_vjp_body, map_jaxprs, opened, replaced
+from overbar._adapter import custom_jvp_body, custom_vjp_body, map_jaxprs, opened, replaced
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,10 +25,13 @@ R = TypeVar("R")
 def twin(f: Callable[P, R], *, custom_jvp: bool | str | Collection[str] = False) -> Callable[P, R]:
     """Returns f without its custom_vjp rules, so that `jax.grad(overbar.twin(f))` is plain autodiff.
 
-    The rules are found through jit, scan, cond, while, remat, vmap and any other body that a jaxpr
-    holds, whoever wrote them. A gradient that f itself takes (a training step with `jax.grad`
-    inside) has used its rules by the time f's jaxpr is seen: take the twin of the loss instead,
-    `jax.grad(overbar.twin(loss))`.
+    The rules are found through jit, scan, cond, while, remat, vmap, shard_map and any other body
+    that f's jaxpr holds, whoever wrote them. What is no part of that jaxpr cannot be reached:
+
+      - a gradient that f itself takes (a training step with `jax.grad` inside) has used its rules
+        by then: take the twin of the loss instead, `jax.grad(overbar.twin(loss))`;
+      - rules that are called only by the derivative of a function that stays (a custom_jvp function,
+        `jax.lax.custom_root`) or by the batched form of a `custom_vmap` function.
 
     Args:
       f: any function that `jax.jit` could trace. Its arguments that are no arrays (Python numbers,
@@ -42,7 +45,8 @@ def twin(f: Callable[P, R], *, custom_jvp: bool | str | Collection[str] = False)
       `jax.make_jaxpr`; wrap it, or what you make of it, in `jax.jit` to trace once.
 
     Raises:
-      what f raises, and JAX's concretization error where f's control flow depends on values.
+      TypeError: f is no function, or custom_jvp is something else; when called, what f raises, and
+        JAX's concretization error where f's control flow depends on values.
 
     >>> import jax, jax.numpy as jnp
     >>> @jax.custom_vjp
@@ -53,7 +57,11 @@ def twin(f: Callable[P, R], *, custom_jvp: bool | str | Collection[str] = False)
     (3.0, 6.0)
     """
 
-    @functools.wraps(f)
+    if not callable(f):
+        raise TypeError(f"twin takes a function, but came {f!r}.")
+    chosen = custom_jvp if isinstance(custom_jvp, bool) else _names(custom_jvp)
+
+    @functools.wraps(f, updated=())  # a Rule's own attributes stay with the rule
     def without_rules(*args: P.args, **kwargs: P.kwargs) -> R:
         leaves, tree = jax.tree.flatten((args, kwargs))
         traced = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array | np.ndarray | np.generic)]
@@ -67,7 +75,7 @@ def twin(f: Callable[P, R], *, custom_jvp: bool | str | Collection[str] = False)
             return outputs.split(f(*a, **k))
 
         arrays = [leaves[i] for i in traced]
-        jaxpr = without(jax.make_jaxpr(flat)(*arrays), custom_jvp=custom_jvp)
+        jaxpr = without(jax.make_jaxpr(flat)(*arrays), chosen)
         return outputs.join(jaxpr_as_fun(jaxpr)(*arrays))
 
     return without_rules
@@ -92,24 +100,22 @@ class _Outputs:
         return jax.tree.unflatten(self.tree, self.leaves)
 
 
-def without(jaxpr: Any, *, custom_jvp: bool | str | Collection[str] = False) -> Any:
-    """The jaxpr with the calls of custom_vjp functions, and those of custom_jvp, replaced by primals.
-
-    A jaxpr without any is returned itself, and the result is remembered as long as the jaxpr
-    lives: JAX compiles a jit body once for one jaxpr, so a twin called again compiles nothing.
-    """
-    chosen = (
-        custom_jvp
-        if isinstance(custom_jvp, bool)
-        else frozenset([custom_jvp] if isinstance(custom_jvp, str) else custom_jvp)
-    )
-    return _without(jaxpr, chosen)
+def _names(custom_jvp: str | Collection[str]) -> frozenset[str]:
+    names = [custom_jvp] if isinstance(custom_jvp, str) else custom_jvp
+    if not isinstance(names, Collection) or not all(isinstance(n, str) for n in names):
+        raise TypeError(f"custom_jvp must be True, False, a name or several names, but came {custom_jvp!r}.")
+    return frozenset(names)
 
 
 _remembered: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
 
-def _without(jaxpr: Any, custom_jvp: bool | frozenset[str]) -> Any:
+def without(jaxpr: Any, custom_jvp: bool | frozenset[str] = False) -> Any:
+    """The jaxpr with the calls of custom_vjp functions, and those of custom_jvp, replaced by primals.
+
+    A jaxpr without any is returned itself, and the result is remembered as long as the jaxpr
+    lives: JAX compiles a jit body once for one jaxpr, so a twin called again compiles nothing.
+    """
     known = _remembered.setdefault(jaxpr, {})
     if custom_jvp not in known:
         new = _rewritten(jaxpr, custom_jvp)
@@ -154,11 +160,8 @@ def _rewritten(jaxpr: Any, custom_jvp: bool | frozenset[str]) -> Any:
             changed = True
             names |= zip(eqn.outvars, inline(body, operands), strict=True)
             return
-        # A custom_jvp function that stays keeps its body: JAX differentiates its jvp, not that.
-        params = eqn.params
-        if custom_jvp_body(eqn) is None:
-            params = map_jaxprs(lambda j: _without(j, custom_jvp), params)
-            changed = changed or any(params[n] is not eqn.params[n] for n in params)
+        params = map_jaxprs(lambda j: without(j, custom_jvp), eqn.params)
+        changed = changed or any(params[n] is not eqn.params[n] for n in params)
         outvars = eqn.outvars
         if fresh:
             outvars = [v if isinstance(v, DropVar) else Var(v.aval) for v in eqn.outvars]

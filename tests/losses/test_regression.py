@@ -21,7 +21,7 @@ def pairs(dtype):
     with np.errstate(under="ignore", over="ignore"):
         near = np.clip(np.asarray(y, np.float64) * rng.normal(1, 0.5, y.shape), -largest, largest)
         t = np.where(rng.random(y.shape) < 0.5, near, rng.normal(size=y.shape)).astype(dtype)
-        y_bar = rng.uniform(-3, 3, y.shape).astype(dtype)
+        y_bar = truth.random_bars(y.shape, dtype)
     # The CPU backend reads subnormal numbers as 0: what is subnormal is no input here.
     normal = np.all([np.abs(v) >= jnp.finfo(dtype).tiny for v in (y, t, y_bar)], axis=0)
     return y[normal], t[normal], y_bar[normal]
@@ -63,6 +63,15 @@ def test_is_optaxs(name, shape):
     np.testing.assert_array_equal(ours(y, t), theirs(y, t))
     np.testing.assert_array_equal(ours(predictions=y, targets=t), theirs(predictions=y, targets=t))
     np.testing.assert_array_equal(ours(y), theirs(y))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_python_number_as_target_takes_the_dtype_of_the_prediction(name):
+    ours, theirs = getattr(losses, name), getattr(optax.losses, name)
+    y = jnp.bfloat16(1.5)
+    assert ours(y, 1.0) == theirs(y, 1.0)
+    assert ours(y, 1.0).dtype == jnp.bfloat16
+    assert [bar.dtype for bar in jax.grad(ours, (0, 1))(y, 1.0)] == [jnp.bfloat16, jnp.float32]
 
 
 @pytest.mark.parametrize("name", NAMES)

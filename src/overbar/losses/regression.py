@@ -26,12 +26,21 @@ def _errors(name: str, predictions: ArrayLike, targets: ArrayLike | None) -> jax
     if targets is None:
         return y
     t = jnp.asarray(targets)
-    if t.shape != y.shape or t.dtype != y.dtype:
+    weak = jax.typeof(t).weak_type  # a Python number takes any dtype
+    if t.shape != y.shape or (t.dtype != y.dtype and not weak):
         raise RuleError(
             f"rule {name}: expected targets of the shape and dtype of predictions ({describe(y)}), "
             f"but came {describe(t)}; broadcast or cast them first."
         )
     return y - t
+
+
+def _product(factor: int, y_bar: jax.Array, errors: jax.Array) -> jax.Array:
+    """factor · ȳ · errors, where the factor goes to the one that it cannot carry over the top."""
+    if factor == 1:
+        return y_bar * errors
+    small = jnp.abs(errors) < 1
+    return jnp.where(small, y_bar, factor * y_bar) * jnp.where(small, factor * errors, errors)
 
 
 # Derivation for L = (y − t)², elementwise; L̄ is the bar of each element's loss.
@@ -53,13 +62,18 @@ def _declare_backward(loss: Rule[..., jax.Array], factor: int) -> None:
         y, t = residuals["predictions"], residuals["targets"]
         wide = computing(y.dtype)
         errors = y.astype(wide) if t is None else y.astype(wide) - t.astype(wide)
-        predictions_bar = (factor * y_bar.astype(wide) * errors).astype(y.dtype)  # (3)
-        return {"predictions": predictions_bar, "targets": -predictions_bar}  # (4)
+        predictions_bar = _product(factor, y_bar.astype(wide), errors).astype(y.dtype)  # (3)
+        targets_bar = -predictions_bar  # (4)
+        return {
+            "predictions": predictions_bar,
+            "targets": targets_bar.astype(y.dtype if t is None else t.dtype),
+        }
 
 
 @rule(
     bars={"predictions": "ȳ = 2 L̄ (y − t)", "targets": "t̄ = −2 L̄ (y − t)"},
     residuals=_RESIDUALS,
+    arrays=("predictions", "targets"),
 )
 def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Array:
     """Squared error, L = (y − t)², elementwise; the rule under `optax.losses.squared_error`'s name.
@@ -89,6 +103,7 @@ def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> j
 @rule(
     bars={"predictions": "ȳ = L̄ (y − t)", "targets": "t̄ = −L̄ (y − t)"},
     residuals=_RESIDUALS,
+    arrays=("predictions", "targets"),
 )
 def l2_loss(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Array:
     """The lecture's squared loss, L = ½ (y − t)², elementwise; as `optax.losses.l2_loss`.

@@ -11,28 +11,22 @@ keeps anyway, and has jax.grad's accuracy: 1 − y is 0 once y has rounded to 1 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from overbar._contract import RuleError
+from overbar._contract import RuleError, describe
 from overbar.rule import elementwise
 
 Accuracy = jax.lax.AccuracyMode | jax.lax.Tolerance | None
 
-# Beyond this input a factor e^−shift is split off from exp, so that σ' and ȳ are multiplied before
-# the product gets small: 64 in float32 (e^−64 = 1.6e-28), 512 in float64 (e^−512 = 4.4e-223). Both
-# are multiples of every float's spacing out there, which makes |x| − shift exact.
-_SHIFT = {4: 64.0, 8: 512.0}
 
-
-def _shift_of(x: jax.Array) -> float:
-    return _SHIFT[jnp.finfo(x.dtype).dtype.itemsize]
-
-
-def _check_accuracy(name: str, accuracy: Any) -> None:
+def _check_accuracy(name: str, x: ArrayLike, accuracy: Any) -> None:
+    if accuracy is jax.lax.AccuracyMode.HIGHEST:
+        _check_real(name, x)
     if not isinstance(accuracy, Accuracy):
         raise RuleError(
             f"rule {name}: option accuracy must be None, a jax.lax.AccuracyMode or a jax.lax.Tolerance, "
@@ -40,20 +34,41 @@ def _check_accuracy(name: str, accuracy: Any) -> None:
         )
 
 
+def _check_real(name: str, x: ArrayLike) -> None:
+    if jnp.iscomplexobj(x):
+        raise RuleError(f"rule {name}: input x must be real here, but came as {describe(x)}.")
+
+
+def _tail(size: jax.Array) -> tuple[jax.Array, jax.Array, Callable[..., jax.Array]]:
+    """e^−size in factors: (n, q, apply) with e^−size = q e^−nS, n ≤ 2, and apply(v) = v e^−nS.
+
+    apply takes a scale as well, which far out (n > 0) it multiplies into the last factor.
+
+    A bar is normal as long as the product ȳ e^−size is, and ȳ can be large enough to lift an
+    e^−size that no float holds. So the factors are applied to ȳ one after the other. S = 64 in float32
+    (e^−S = 1.6e-28) and 512 in float64 (4.4e-223) are multiples of the spacing of the floats out
+    there, which makes size − nS exact.
+    """
+    shift = 64.0 if jnp.finfo(size.dtype).bits == 32 else 512.0
+    n = jax.lax.stop_gradient(jnp.minimum(jnp.floor(size / shift), 2))
+    factor = math.exp(-shift)
+
+    def apply(v: jax.Array, scale: float = 1.0) -> jax.Array:
+        return v * jnp.where(n > 1, factor, 1.0) * jnp.where(n > 0, scale * factor, 1.0)
+
+    return n, jnp.exp(n * shift - size), apply
+
+
 def _times_logistic_slope(y_bar: jax.Array, x: jax.Array, scale: float = 1.0) -> jax.Array:
     """ȳ σ'(x) · scale, without cancellation and without underflow before the last product.
 
     σ'(x) = σ(x) σ(−x) is even in x. With q = e^−|x| it is
         1/(1+q) · q/(1+q) = q/(1 + 2q + q²) = q/(1 + q(2 + q)),
-    a sum of positive terms: nothing cancels. Where |x| > shift, q < 1e-27 and the denominator
-    is 1; there q = e^−(|x| − shift) · e^−shift, and the second factor is applied last.
+    a sum of positive terms: nothing cancels. Far out the denominator is 1.
     """
-    size = jnp.abs(x)
-    shift = _shift_of(x)
-    far = size > shift
-    q = jnp.exp(-jnp.where(far, size - shift, size))
-    denominator = jnp.where(far, 1.0, 1 + q * (2 + q))
-    return y_bar * (q / denominator) * jnp.where(far, scale * math.exp(-shift), scale).astype(x.dtype)
+    n, q, apply = _tail(jnp.where(x < 0, -x, x))
+    slope = jnp.where(n > 0, q, scale * q / (1 + q * (2 + q)))
+    return apply(y_bar * slope, scale)
 
 
 # Derivation of z̄ for y = σ(z) = 1/(1 + e^−z).
@@ -73,7 +88,7 @@ def sigmoid(x: ArrayLike, *, accuracy: Accuracy = None) -> jax.Array:
     Backward: x̄ = ȳ y (1 − y) from the output, or x̄ = ȳ σ(x) σ(−x) from the input.
 
     Args:
-      x: any shape; float16, bfloat16, float32, float64 or complex.
+      x: any shape; float16, bfloat16, float32, float64, or complex (by default only).
       accuracy: as in `jax.lax.logistic`. By default the residual is y and the bar has jax.grad's
         accuracy; `jax.lax.AccuracyMode.HIGHEST` keeps x instead, and the bar is within 4 ULP
         everywhere (1 ULP in half precision).
@@ -82,7 +97,7 @@ def sigmoid(x: ArrayLike, *, accuracy: Accuracy = None) -> jax.Array:
       σ(x), with x's shape and dtype.
 
     Raises:
-      RuleError: x is not float; accuracy is something else.
+      RuleError: x is not float, or complex under HIGHEST; accuracy is something else.
 
     Source: lecture on backpropagation, univariate logistic least squares.
 
@@ -96,7 +111,7 @@ def sigmoid(x: ArrayLike, *, accuracy: Accuracy = None) -> jax.Array:
     >>> print(f"{jax.grad(accurate)(20.0):.4g}")
     2.061e-09
     """
-    _check_accuracy("nn.sigmoid", accuracy)
+    _check_accuracy("nn.sigmoid", x, accuracy)
     return jax.lax.logistic(x, accuracy=accuracy)
 
 
@@ -128,7 +143,7 @@ def tanh(x: ArrayLike, /, *, accuracy: Accuracy = None) -> jax.Array:
     Backward: x̄ = ȳ (1 + y)(1 − y) from the output, or x̄ = ȳ sech²(x) from the input.
 
     Args:
-      x: any shape; float16, bfloat16, float32, float64 or complex.
+      x: any shape; float16, bfloat16, float32, float64, or complex (by default only).
       accuracy: as in `jax.lax.tanh`. By default the residual is y and the bar has jax.grad's
         accuracy; `jax.lax.AccuracyMode.HIGHEST` keeps x instead, and the bar is within 4 ULP
         everywhere (1 ULP in half precision).
@@ -137,7 +152,7 @@ def tanh(x: ArrayLike, /, *, accuracy: Accuracy = None) -> jax.Array:
       tanh(x), with x's shape and dtype.
 
     Raises:
-      RuleError: x is not float; accuracy is something else.
+      RuleError: x is not float, or complex under HIGHEST; accuracy is something else.
 
     Source: NIST Digital Library of Mathematical Functions, 4.34.9 and 4.35.
 
@@ -146,7 +161,7 @@ def tanh(x: ArrayLike, /, *, accuracy: Accuracy = None) -> jax.Array:
     >>> float(jax.grad(nn.tanh)(0.0))
     1.0
     """
-    _check_accuracy("nn.tanh", accuracy)
+    _check_accuracy("nn.tanh", x, accuracy)
     return jax.lax.tanh(x, accuracy=accuracy)
 
 
@@ -173,7 +188,7 @@ def relu(x: ArrayLike) -> jax.Array:
       max(x, 0), with x's shape and dtype.
 
     Raises:
-      RuleError: x is not float.
+      RuleError: x is not real float.
 
     Source: for the value at 0, Bertoin et al., "Numerical influence of ReLU'(0) on
     backpropagation", 2021.
@@ -183,15 +198,19 @@ def relu(x: ArrayLike) -> jax.Array:
     >>> jax.vmap(jax.grad(nn.relu))(jnp.array([-1.0, 0.0, 2.0]))
     Array([0., 0., 1.], dtype=float32)
     """
-    return jnp.maximum(x, 0)
+    _check_real("nn.relu", x)
+    return jnp.where(jnp.less_equal(x, 0), 0, x)  # as max(x, 0), and JAX's own slope of it at 0 is 0
 
 
 def _times_logistic(y_bar: jax.Array, x: jax.Array) -> jax.Array:
-    """ȳ σ(x). Where x < −shift, σ(x) = e^x to the last digit, and e^−shift is applied last."""
-    shift = _shift_of(x)
-    far = x < -shift
-    e = jnp.exp(-jnp.where(far, x + shift, x))
-    return y_bar / jnp.where(far, e, 1 + e) * jnp.where(far, math.exp(-shift), 1.0).astype(x.dtype)
+    """ȳ σ(x), without underflow before the last product.
+
+    With q = e^−|x|, σ(x) is 1/(1 + q) for x ≥ 0 and q/(1 + q) for x < 0, where far out the
+    denominator is 1.
+    """
+    n, q, apply = _tail(jnp.where(x < 0, -x, x))
+    left = jnp.where(n > 0, q, q / (1 + q))
+    return jnp.where(x < 0, apply(y_bar * left), y_bar / (1 + apply(q)))
 
 
 # Derivation of x̄ for y = log(1 + e^x).
@@ -216,7 +235,7 @@ def softplus(x: ArrayLike) -> jax.Array:
       log(1 + e^x), with x's shape and dtype.
 
     Raises:
-      RuleError: x is not float.
+      RuleError: x is not real float.
 
     Source: Dugas et al., "Incorporating second-order functional knowledge for better option
     pricing", 2000.
@@ -226,4 +245,5 @@ def softplus(x: ArrayLike) -> jax.Array:
     >>> float(jax.grad(nn.softplus)(0.0))
     0.5
     """
+    _check_real("nn.softplus", x)
     return jnp.logaddexp(x, 0)

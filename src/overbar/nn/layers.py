@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar._adapter import explicit_sharding
 from overbar._contract import RuleError, describe
 from overbar.rule import Sample, rule
 
@@ -16,6 +17,7 @@ from overbar.rule import Sample, rule
 @rule(
     bars={"x": "x̄ = ȳ wᵀ", "w": "w̄ = Σ x ȳᵀ over the leading axes", "b": "b̄ = Σ ȳ over the leading axes"},
     residuals={"x": "the input, for w̄", "w": "the weights, for x̄"},
+    arrays=("x", "w", "b"),
 )
 def linear(x: ArrayLike, w: ArrayLike, b: ArrayLike | None = None) -> jax.Array:
     """Linear layer, y = x w + b, over the last axis of x.
@@ -76,8 +78,8 @@ def linear_backward(residuals: Mapping[str, Any], y_bar: jax.Array) -> dict[str,
     x, w = residuals["x"], residuals["w"]
     leading = tuple(range(y_bar.ndim - 1))
     return {
-        "x": jnp.matmul(y_bar, w.T),  # (3)
-        "w": jnp.tensordot(x, y_bar, axes=(leading, leading)),  # (4)
+        "x": jnp.matmul(y_bar, w.T, out_sharding=explicit_sharding(x)),  # (3)
+        "w": jnp.tensordot(x, y_bar, axes=(leading, leading), out_sharding=explicit_sharding(w)),  # (4)
         "b": jnp.sum(y_bar, axis=leading),  # (5)
     }
 

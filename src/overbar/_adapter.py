@@ -1,4 +1,4 @@
-"""What depends on how JAX writes down a program: the one adapter between versions.
+"""What depends on how JAX writes down a program and types an array: the one adapter between versions.
 
 JAX 0.10 tells a closed jaxpr (a jaxpr with its constants) from an open one; from 0.12 there is one
 class, and `jax.extend.core.ClosedJaxpr` is another name of it. Both are rebuilt here through what
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from jax.extend.core.primitives import custom_jvp_call_p, custom_vjp_call_p
 
 
@@ -31,13 +32,16 @@ def replaced(jaxpr: Any, eqns: list[Any], outvars: list[Any]) -> Any:
 
 
 def map_jaxprs(fn: Callable[[Any], Any], params: dict[str, Any]) -> dict[str, Any]:
-    """An equation's parameters with fn applied to the jaxprs among them, alone or in a tuple."""
+    """An equation's parameters with fn applied to the jaxprs among them, alone or in (named) tuples."""
 
     def mapped(value: Any) -> Any:
         if is_jaxpr(value):
             return fn(value)
-        if isinstance(value, tuple | list) and any(map(is_jaxpr, value)):
-            return type(value)(fn(v) if is_jaxpr(v) else v for v in value)
+        if isinstance(value, tuple | list):
+            new = [mapped(v) for v in value]
+            if all(a is b for a, b in zip(new, value, strict=True)):
+                return value
+            return value._make(new) if hasattr(value, "_make") else type(value)(new)
         return value
 
     return {name: mapped(value) for name, value in params.items()}
@@ -63,3 +67,28 @@ def custom_jvp_body(eqn: Any) -> tuple[str, Any] | None:
         body = hijax.traced.jaxpr
         return opened(body)[0].debug_info.func_name, body
     return None
+
+
+def varying_axes(tree: Any) -> frozenset[str]:
+    """The mesh axes of an enclosing `jax.shard_map` over which any leaf varies."""
+    axes: frozenset[str] = frozenset()
+    for leaf in jax.tree.leaves(tree):
+        axes |= jax.typeof(leaf).manual_axis_type.varying
+    return axes
+
+
+def vary_over(tree: Any, axes: frozenset[str]) -> Any:
+    """The same values, typed as varying over these axes as well; the transpose is the sum over them."""
+
+    def vary(leaf: Any) -> Any:
+        missing = tuple(sorted(axes - varying_axes(leaf)))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(vary, tree) if axes else tree
+
+
+def explicit_sharding(x: Any) -> Any | None:
+    """The sharding that is part of x's type, on a mesh with explicit axes; elsewhere None."""
+    sharding = jax.typeof(x).sharding
+    explicit = jax.sharding.AxisType.Explicit in sharding.mesh.axis_types
+    return sharding if explicit else None
