@@ -4,6 +4,7 @@ import copy
 import functools
 import pickle
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -431,7 +432,7 @@ class TestOnAMesh:
         )
         want = jax.grad(lambda *a: model(*a) + regularizers.l2(a[0]), (0, 1))(*args)
         got = jax.jit(jax.grad(sharded, (0, 1)))(*args)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, want)
+        chex.assert_trees_all_close(got, want, rtol=1e-5, atol=1e-6)
 
     @pytest.mark.parametrize("specs", [(P(), P("d", None)), (P(None, "d"), P())])
     def test_explicit_sharding(self, specs):
@@ -443,6 +444,4 @@ class TestOnAMesh:
             placed = (jax.device_put(params[0], w), jax.device_put(params[1], P(w[1] if len(w) else None)))
             y_spec = P(x_spec[0] if len(x_spec) else None, w[1] if len(w) else None)
             got = jax.grad(model, (0, 1))(placed, jax.device_put(x, x_spec), jax.device_put(t, y_spec))
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(np.asarray(a), b, rtol=1e-5, atol=1e-6), got, want
-        )
+        chex.assert_trees_all_close(jax.device_get(got), want, rtol=1e-5, atol=1e-6)

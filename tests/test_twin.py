@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,9 +114,9 @@ def arguments():
 def test_our_own_rules_agree_with_their_twin():
     args = jax.tree.map(lambda x: x.astype(jnp.float64), arguments())
     got, want = (jax.jit(jax.grad(f, (0, 1, 2)))(*args) for f in (network, twin(network)))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14), got, want)
+    chex.assert_trees_all_close(got, want, rtol=1e-12, atol=1e-14)
     got, want = (jax.jit(jax.hessian(f))(*args) for f in (network, twin(network)))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), got, want)
+    chex.assert_trees_all_close(got, want, rtol=1e-10, atol=1e-12)
 
 
 def test_our_custom_rules_name_is_gone():
