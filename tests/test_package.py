@@ -21,6 +21,7 @@ FLOORS = {
     "losses": 2,
     "regularizers": 2,
     "twin": 2,
+    "check": 4,
 }
 
 

@@ -16,6 +16,7 @@ Array([-0.125], dtype=float32)
 
 from overbar import losses, nn, regularizers
 from overbar._contract import RuleError
+from overbar.check import Report, assert_correct, check
 from overbar.rule import Registry, Rule, Sample, elementwise, registry, rule
 from overbar.twin import twin
 
@@ -23,10 +24,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Registry",
+    "Report",
     "Rule",
     "RuleError",
     "Sample",
     "__version__",
+    "assert_correct",
+    "check",
     "elementwise",
     "losses",
     "nn",

@@ -9,9 +9,11 @@ primitive that carries a trace of itself instead of a `custom_vjp_call`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
+from jax.extend.core import ClosedJaxpr, Var
 from jax.extend.core.primitives import custom_jvp_call_p, custom_vjp_call_p
 
 
@@ -92,3 +94,50 @@ def explicit_sharding(x: Any) -> Any | None:
     sharding = jax.typeof(x).sharding
     explicit = jax.sharding.AxisType.Explicit in sharding.mesh.axis_types
     return sharding if explicit else None
+
+
+def source_of(jaxpr: Any) -> str:
+    """Where the function was written that a jaxpr was traced from, as "name at file:line"."""
+    return str(opened(jaxpr)[0].debug_info.func_src_info)
+
+
+def custom_jvp_functions(f: Callable[..., Any], inputs: list[Any]) -> frozenset[str]:
+    """The names of the custom_jvp functions in f that are not JAX's own."""
+    names: set[str] = set()
+
+    def look(jaxpr: Any) -> Any:
+        for eqn in opened(jaxpr)[0].eqns:
+            if (named := custom_jvp_body(eqn)) is not None and not _is_jaxs_own(named[1]):
+                names.add(named[0])
+            map_jaxprs(look, eqn.params)
+        return jaxpr
+
+    look(jax.make_jaxpr(f)(*inputs))
+    return frozenset(names)
+
+
+def _is_jaxs_own(jaxpr: Any) -> bool:
+    home = str(Path(jax.__file__).parent)
+    return f" at {home}" in source_of(jaxpr)
+
+
+def sub_program(jaxpr: Any, eqn: Any) -> Any:
+    """One equation of a jaxpr as a program of its own: its operands in, its results out."""
+    variables = [v if isinstance(v, Var) else Var(v.aval) for v in eqn.invars]
+    distinct = [Var(v.aval) for v in variables]
+    program = jaxpr.replace(
+        constvars=[],
+        invars=distinct,
+        outvars=list(eqn.outvars),
+        eqns=[eqn.replace(invars=distinct)],
+        effects=eqn.effects,
+        debug_info=jaxpr.debug_info.with_unknown_names(),
+    )
+    return ClosedJaxpr(program, [])
+
+
+def calls_of(eqn: Any) -> Any | None:
+    """The body of an equation that only calls it, once, with its own operands: jit and remat."""
+    if eqn.primitive.name in ("jit", "pjit", "remat2", "checkpoint", "closed_call", "core_call"):
+        return eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+    return None
