@@ -41,7 +41,12 @@ def check(
       seed: of the random cotangents and points.
 
     Returns:
-      A `Report`, with the verdict "correct", "wrong" or "inconclusive".
+      A `Report`, with the verdict "correct", "wrong" or "inconclusive" (with the reason: a function
+      that raises, has no float input or no rule in it is not checked).
+
+    Not looked at so far: forward over reverse, more leading axes, extreme indices, sharding, and the
+    bytes of the residuals. Rules inside a loop's body are checked as part of the whole, not by
+    themselves.
 
     >>> import jax, jax.numpy as jnp
     >>> @jax.custom_vjp
