@@ -7,6 +7,7 @@ a `Run` to write into. `train` descends, `select` picks between the rules and th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import io
 import json
@@ -16,7 +17,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, ParamSpec, TypeVar
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, NoReturn, ParamSpec, TypeVar
 
 import jax
 import optax
@@ -25,6 +26,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import overbar
+
+try:
+    import fcntl
+except ImportError:  # Windows: two runs in one folder are not noticed there
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +84,11 @@ def folder(text: str) -> Path:
     if not text.strip():
         raise argparse.ArgumentTypeError("expected a folder, but came ''")
     path = Path(text)
-    if path.exists() and not path.is_dir():
+    try:
+        is_file = path.exists() and not path.is_dir()
+    except OSError as error:  # a name that is too long, a folder above that may not be read
+        raise argparse.ArgumentTypeError(f"cannot use {text[:40]!r}: {error.strerror}") from None
+    if is_file:
         raise argparse.ArgumentTypeError(f"{text} is a file; expected a folder, or a name for a new one")
     return path
 
@@ -104,9 +114,19 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser(
-    name: str, doc: str | None, *, steps: int, steps_help: str = "steps of descent"
+    name: str,
+    doc: str | None,
+    *,
+    steps: int,
+    steps_help: str = "steps of descent",
+    writes: str | None = None,
 ) -> argparse.ArgumentParser:
-    """The flags that every experiment has; a script adds its own to them."""
+    """The flags that every experiment has; a script adds its own to them.
+
+    A benchmark says what it writes instead of metrics and a picture; it has no --autodiff, since it
+    compares the rules with their twin.
+    """
+    written = writes or f"metrics.jsonl and {name}.png"
     made = Parser(
         f"{name}.py",
         description=doc,
@@ -124,13 +144,14 @@ def parser(
         type=folder,
         default=Path("runs", name),
         metavar="DIR",
-        help=f"folder for settings.json, metrics.jsonl and {name}.png (default: runs/{name})",
+        help=f"folder for settings.json, {written} (default: runs/{name})",
     )
-    made.add_argument(
-        "--autodiff",
-        action="store_true",
-        help="train on the twin: JAX's own derivatives instead of the rules",
-    )
+    if writes is None:
+        made.add_argument(
+            "--autodiff",
+            action="store_true",
+            help="train on the twin: JAX's own derivatives instead of the rules",
+        )
     made.set_defaults(name=name)
     return made
 
@@ -169,23 +190,31 @@ class Run:
         self.name: str = args.name
         self.folder: Path = args.out
         self.picture = self.folder / f"{self.name}.png"
-        terminal = sys.stdout.isatty()
+        terminal = sys.stdout is not None and sys.stdout.isatty()
         # Where no terminal is, none is pretended, whatever the environment says of colours and width.
         elsewhere: dict[str, Any] = {} if terminal else {"force_terminal": False, "width": 200}
         self.console = Console(markup=False, highlight=False, **elsewhere)
         self.has_bar = terminal and self.console.is_terminal and not self.console.is_dumb_terminal
         self.folder.mkdir(parents=True, exist_ok=True)
-        settings = json.dumps(_settings(args), indent=2, ensure_ascii=False)
-        (self.folder / "settings.json").write_text(settings + "\n", encoding="utf-8")
-        self.picture.unlink(missing_ok=True)
-        # Buffered by the line: whatever ends the run, the lines before stay, and stay whole.
-        self._metrics = (self.folder / "metrics.jsonl").open("w", buffering=1, encoding="utf-8")
+        self._metrics = _claimed(self.folder / "metrics.jsonl")
+        try:
+            self.write("settings.json", json.dumps(_settings(args), indent=2) + "\n")
+            self.picture.unlink(missing_ok=True)
+        except BaseException:
+            self._metrics.close()
+            raise
 
     def __enter__(self) -> Run:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._metrics.close()
+
+    def write(self, name: str, text: str) -> Path:
+        """Writes a file of the run, whole or not at all."""
+        with _whole(self.folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+        return self.folder / name
 
     def record(self, step: int, loss: float, **more: Any) -> None:
         """Writes a line of metrics.jsonl. A number JSON has no word for (NaN, ∞) becomes null."""
@@ -211,8 +240,40 @@ class Run:
         return Reporter(self, total)
 
     def save(self, figure: Figure) -> None:
-        figure.savefig(self.picture, dpi=150)
+        with _whole(self.picture) as partial:
+            figure.savefig(partial, dpi=150, format="png")
         self.say(f"picture: {self.picture}")
+
+
+class Busy(Exception):
+    """Another run is writing into the folder."""
+
+
+def _claimed(path: Path) -> IO[str]:
+    """Opens a file anew, for this run alone: the lock goes with the process, however that ends.
+
+    Buffered by the line: whatever ends the run, the lines before stay, and stay whole.
+    """
+    file = path.open("a", buffering=1, encoding="utf-8")  # "a", so that another run's lines survive a refusal
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise Busy(f"another run is writing into {path.parent}; give this one another folder") from None
+    file.truncate(0)
+    return file
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A name to write under, which becomes the path's own when the writing is done."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class Reporter:
@@ -278,7 +339,12 @@ def launch(
         run = Run(args)
     except OSError as error:
         parser.error(f"argument --out: cannot write to {args.out}: {error.strerror}")
-    with run:
+    except Busy as error:
+        parser.error(f"argument --out: {error}")
+    except RuntimeError as error:  # JAX has no such device
+        parser.error(str(error).splitlines()[0])
+    # The experiments are written in float32, whatever JAX's default is.
+    with run, jax.enable_x64(False):
         try:
             return experiment(args, run)
         except Diverged as error:
@@ -287,8 +353,11 @@ def launch(
         except KeyboardInterrupt:
             print(f"{run.name}: interrupted; what was written stays in {run.folder}", file=sys.stderr)
             return 130
-        except BrokenPipeError:  # the reader of stdout has gone, as under `| head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):  # the reader of stdout has gone, as under `| head`
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            else:
+                print(f"{run.name}: cannot write: {error.strerror}", file=sys.stderr)
             return 1
 
 

@@ -36,7 +36,7 @@ SAMPLES = 40
 
 
 def make_data(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """x in [−3, 3], and t = 1 the more often the larger x is, so that no line is always right."""
+    """x in [−3, 3], and t = 1 the more often the larger x is, by the curve that is to be found."""
     key_x, key_t = jax.random.split(key)
     x = jax.random.uniform(key_x, (SAMPLES, 1), minval=-3.0, maxval=3.0)
     return x, jax.random.bernoulli(key_t, jax.nn.sigmoid(2 * x - 1)).astype(jnp.float32)

@@ -183,12 +183,18 @@ def take(k, tree):
     return jax.tree.map(lambda x: x[k], tree)
 
 
+def curved(case, f):
+    """A number made of f's output, not linear in it, so that the bar of y depends on the inputs too."""
+    y_bar = case.y_bar()
+    return lambda *inputs: dot(jax.tree.map(jnp.sin, f(*inputs)), y_bar)
+
+
 def grad_of_grad(case):
     """Reverse over reverse, against the reference's."""
-    y_bar, v = case.y_bar(), normal_like(case.inputs, jax.random.fold_in(case.key, 9))
+    v = normal_like(case.inputs, jax.random.fold_in(case.key, 9))
 
     def slope(f):
-        return lambda *inputs: dot(jax.vjp(f, *inputs)[1](y_bar), v)
+        return lambda *inputs: dot(jax.grad(curved(case, f), argnums)(*inputs), v)
 
     argnums = tuple(range(len(case.inputs)))
     got, want = (jax.jit(jax.grad(slope(f), argnums))(*case.inputs) for f in (case.f, case.reference))
@@ -199,10 +205,9 @@ def hessian(case):
     """Forward over reverse (jax.hessian), against the reference's."""
     if case.size > 48:
         return
-    y_bar, argnums = case.y_bar(), tuple(range(len(case.inputs)))
+    argnums = tuple(range(len(case.inputs)))
     got, want = (
-        jax.jit(jax.hessian(lambda *inputs, f=f: dot(f(*inputs), y_bar), argnums))(*case.inputs)
-        for f in (case.f, case.reference)
+        jax.jit(jax.hessian(curved(case, f), argnums))(*case.inputs) for f in (case.f, case.reference)
     )
     close(got, want)
 
@@ -219,13 +224,6 @@ def dtypes_are_kept(case):
         assert [leaf.dtype for leaf in jax.tree.leaves(bars)] == [leaf.dtype for leaf in jax.tree.leaves(low)]
 
 
-def bars_at_kinks_are_documented(case):
-    for x, slope in case.rule.kinks.items():
-        for sign in (1.0, -1.0):  # also at −0
-            got = jax.grad(case.rule)(jnp.float64(sign * x))
-            np.testing.assert_array_equal(got, slope)
-
-
 PROPERTIES = (
     primal_equals_reference,
     forward_equals_primal,
@@ -237,5 +235,4 @@ PROPERTIES = (
     grad_of_grad,
     hessian,
     dtypes_are_kept,
-    bars_at_kinks_are_documented,
 )

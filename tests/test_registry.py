@@ -3,6 +3,7 @@
 import inspect
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -25,6 +26,15 @@ CASES = [(rule, sample) for rule in RULES for sample in samples(rule)]
 @pytest.mark.parametrize(("rule", "sample"), CASES, ids=[f"{r.name}-{s.name}" for r, s in CASES])
 def test_property(rule, sample, check):
     check(properties.Case(rule, sample, jax.random.key(len(sample.name))))
+
+
+@pytest.mark.parametrize(
+    ("rule", "x", "slope"), [(rule, x, slope) for rule in RULES for x, slope in rule.kinks.items()]
+)
+def test_bar_at_a_kink_is_the_documented_one(rule, x, slope):
+    for sign in (1.0, -1.0):  # also at −0
+        np.testing.assert_array_equal(jax.grad(rule)(sign * x), slope)
+        np.testing.assert_array_equal(jax.vjp(rule, sign * x)[1](jnp.float32(3.0))[0], 3 * slope)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)

@@ -2,9 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 
+import truth
 from overbar import RuleError, regularizers
 
 
@@ -36,3 +38,15 @@ def test_refuses_a_leaf_that_is_not_real_float(leaf):
 def test_refuses_what_is_no_array():
     with pytest.raises(RuleError, match=r"rule regularizers\.l2: input params must be an array.*str 'w'"):
         regularizers.l2({"w": "w"})
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("dtype", [*truth.HALVES, *truth.WHOLES], ids=lambda d: d.__name__)
+def test_bars_are_rounded_once(dtype):
+    """At most half an ULP from R̄ w, over the whole range."""
+    w = truth.whole_range(dtype, 500)
+    for r_bar in truth.random_bars(6, dtype):
+        got = jax.vjp(regularizers.l2, jnp.asarray(w))[1](jnp.asarray(r_bar))[0]
+        with mpmath.workprec(120):
+            want = [mpmath.mpf(float(r_bar)) * mpmath.mpf(v) for v in np.asarray(w, np.float64).tolist()]
+            assert truth.ulp_errors(got, want, dtype).max() <= 0.5

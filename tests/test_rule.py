@@ -66,6 +66,7 @@ class TestRefusedWhenTraced:
                 r"input w is bfloat16\[3\].*is float32\[3\]",
             ),
             (lambda r, y: {"x": y, "w": y.astype(int)}, r"input w is int32\[3\].*is float32\[3\]"),
+            (lambda r, y: {"x": np.ones(3), "w": y}, r"input x is float64\[3\].*is float32\[3\]"),
             (
                 lambda r, y: {"x": y, "w": y.astype(jnp.complex64)},
                 r"input w is complex64\[3\].*is float32\[3\]",
@@ -195,6 +196,21 @@ class TestRefusedWhenDeclared:
         with pytest.raises(RuleError, match=message):
             elementwise(**row, equation="", reference=primal, name="row")(primal)
 
+    def test_a_refused_row_leaves_its_name_free(self):
+        row = {"equation": "", "reference": lambda x: x, "name": "row"}
+        with pytest.raises(RuleError, match="derivative takes"):
+            elementwise(lambda z: z, **row)(lambda x: x)
+        with pytest.raises(RuleError, match="option accuracy, which its primal does not have"):
+            elementwise(lambda y: y, accurate=lambda x: x, **row)(lambda x: x)
+        with pytest.raises(RuleError, match="reference must take"):
+            elementwise(lambda y: y, **row | {"reference": lambda z: z})(lambda x: x)
+        assert elementwise(lambda y: y, **row)(lambda x: x).name == "row"
+
+    @pytest.mark.parametrize("piece", ["forward", "backward", "reference", "samples"])
+    def test_a_piece_is_a_function(self, piece):
+        with pytest.raises(RuleError, match=f"{piece} must be a function, but came 3"):
+            getattr(product(forward=None, backward=None, name="pieces"), piece)(3)
+
     @pytest.mark.parametrize("what", ["bars", "residuals"])
     def test_texts_are_a_dict(self, what):
         with pytest.raises(RuleError, match=rf"{what} must be a dict from names to texts, but came \['x'\]"):
@@ -237,7 +253,7 @@ class TestPlantedFaults:
     def test_right_one_passes(self):
         assert self.failed(product()) == []
 
-    @pytest.mark.parametrize("fault", [f for f in WRONG if f != "detached bar"])
+    @pytest.mark.parametrize("fault", list(WRONG))
     def test_wrong_one_is_caught(self, fault):
         assert self.failed(product(backward=WRONG[fault]))
 
@@ -248,7 +264,7 @@ class TestPlantedFaults:
     def test_reference_that_computes_something_else(self):
         made = product()
         made.parts["reference"] = lambda x, w: x * w + 1e-6
-        assert self.failed(made) == ["primal_equals_reference"]
+        assert "primal_equals_reference" in self.failed(made)
 
 
 class TestHandledByItself:

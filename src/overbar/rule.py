@@ -181,7 +181,7 @@ class Rule(Generic[P, R]):
 
     def backward(self, fn: F) -> F:
         """Declares backward: (residuals, y_bar, the options it uses) -> {input: bar}."""
-        names = tuple(inspect.signature(fn).parameters)
+        names = tuple(self._signature(fn, "backward").parameters)
         unknown = [n for n in names[2:] if n not in self.static]
         if len(names) < 2 or (unknown and not _takes_any(fn)):
             raise RuleError(
@@ -197,6 +197,7 @@ class Rule(Generic[P, R]):
 
     def samples(self, fn: F) -> F:
         """Declares the samples: a PRNG key -> an iterable of Sample. Completes the rule."""
+        self._signature(fn, "samples")
         return self._declare("samples", fn)
 
     @property
@@ -209,6 +210,11 @@ class Rule(Generic[P, R]):
         """
         return tuple(p for p in ("forward", "backward", "reference", "samples") if p not in self.parts)
 
+    def _signature(self, fn: Callable[..., Any], part: str) -> inspect.Signature:
+        if not callable(fn):
+            raise RuleError(f"rule {self.name}: {part} must be a function, but came {fn!r}.")
+        return inspect.signature(fn)
+
     def _declare(self, part: str, fn: F) -> F:
         if part in self.parts:
             raise RuleError(
@@ -218,7 +224,7 @@ class Rule(Generic[P, R]):
         return fn
 
     def _expect_parameters(self, fn: Callable[..., Any], part: str, expected: tuple[str, ...]) -> None:
-        names = tuple(inspect.signature(fn).parameters)
+        names = tuple(self._signature(fn, part).parameters)
         if set(names) != set(expected) and not _takes_any(fn):
             raise RuleError(
                 f"rule {self.name}: {part} must take the primal's parameters {expected}, "
@@ -451,25 +457,28 @@ def elementwise(
 
     def decorate(primal: Callable[P, R]) -> Rule[P, R]:
         x, *static = inspect.signature(primal).parameters or ("x",)
+        known = [x, "y", "y_bar", *static]
         forms = {False: derivative} | ({True: accurate} if accurate else {})
         takes = {key: tuple(inspect.signature(form).parameters) for key, form in forms.items()}
         described = {x: "the input", "y": "the output, which the next operation keeps anyway"}
-        made = rule(
+        made = Rule(
+            primal,
             bars={x: equation},
             residuals={n: text for n, text in described.items() if any(n in t for t in takes.values())},
             static=static,
             arrays=(x,),
             kinks=kinks,
             name=name,
-            replace=replace,
-        )(primal)
+        )
         if {x, *static} & {"y", "y_bar"}:
             raise RuleError(
                 f"rule {made.name}: y is the output and y_bar its bar; call the primal's {x} otherwise."
             )
-        if unknown := sorted({n for t in takes.values() for n in t} - {x, "y", "y_bar", *static}):
+        if unknown := sorted({n for t in takes.values() for n in t} - set(known)):
+            raise RuleError(f"rule {made.name}: derivative takes {unknown}, but there are {known}.")
+        if accurate and "accuracy" not in static:
             raise RuleError(
-                f"rule {made.name}: derivative takes {unknown}, but there are {[x, 'y', 'y_bar', *static]}."
+                f"rule {made.name}: accurate is for the option accuracy, which its primal does not have."
             )
 
         def wants_accurate(options: Mapping[str, Any]) -> bool:
@@ -499,6 +508,7 @@ def elementwise(
 
         made.reference(reference)
         made.samples(samples or functools.partial(_elementwise_samples, tuple(made.kinks)))
+        registry.add(made, replace=replace)
         return made
 
     return decorate

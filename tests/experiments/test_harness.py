@@ -264,3 +264,39 @@ def test_an_interruption_is_one_line(tmp_path, read_metrics, capsys):
     assert launch(experiment, "--out", tmp_path) == 130
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert len(read_metrics(tmp_path)) == 1
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path, capsys):
+    def nested(args, run):
+        run.record(0, 1.0)
+        with pytest.raises(SystemExit) as stopped:
+            launch(lambda args, run: 0, "--out", tmp_path)
+        assert stopped.value.code == 2
+        return 0
+
+    assert launch(nested, "--out", tmp_path) == 0
+    assert "another run is writing into" in capsys.readouterr().err
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 1
+
+
+def test_a_picture_is_written_whole_or_not_at_all(tmp_path):
+    class Torn:
+        def savefig(self, path, **_):
+            path.write_bytes(b"half a picture")
+            raise KeyboardInterrupt
+
+    def draw(args, run):
+        run.save(Torn())
+        return 0
+
+    assert launch(draw, "--out", tmp_path) == 130
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "settings.json"]
+
+
+def test_experiments_are_in_float32_whatever_the_default(tmp_path):
+    def experiment(args, run):
+        assert jnp.zeros(()).dtype == jnp.float32
+        return 0
+
+    with jax.enable_x64(True):
+        assert launch(experiment, "--out", tmp_path) == 0

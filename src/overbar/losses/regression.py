@@ -26,7 +26,7 @@ def _errors(name: str, predictions: ArrayLike, targets: ArrayLike | None) -> jax
     if targets is None:
         return y
     t = jnp.asarray(targets)
-    weak = jax.typeof(t).weak_type  # a Python number takes any dtype
+    weak = jax.typeof(t).weak_type or jax.typeof(y).weak_type  # a Python number takes any dtype
     if t.shape != y.shape or (t.dtype != y.dtype and not weak):
         raise RuleError(
             f"rule {name}: expected targets of the shape and dtype of predictions ({describe(y)}), "
@@ -60,7 +60,7 @@ def _declare_backward(loss: Rule[..., jax.Array], factor: int) -> None:
     @loss.backward
     def backward(residuals: Mapping[str, Any], y_bar: jax.Array) -> dict[str, Any]:
         y, t = residuals["predictions"], residuals["targets"]
-        wide = computing(y.dtype)
+        wide = computing(y_bar.dtype)
         errors = y.astype(wide) if t is None else y.astype(wide) - t.astype(wide)
         predictions_bar = _product(factor, y_bar.astype(wide), errors).astype(y.dtype)  # (3)
         targets_bar = -predictions_bar  # (4)

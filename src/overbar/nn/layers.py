@@ -25,7 +25,7 @@ def linear(x: ArrayLike, w: ArrayLike, b: ArrayLike | None = None) -> jax.Array:
     Backward: x̄ = ȳ wᵀ; w̄ and b̄ are summed over all the leading axes of x.
 
     Args:
-      x: (..., in), of rank 1 or more; float.
+      x: (..., in), of rank 1 or more; float or complex.
       w: (in, out), x's dtype.
       b: (out,), x's dtype, or None for no bias.
 
@@ -33,7 +33,7 @@ def linear(x: ArrayLike, w: ArrayLike, b: ArrayLike | None = None) -> jax.Array:
       (..., out), x's dtype.
 
     Raises:
-      RuleError: a rank, a size or a dtype does not fit, or is not float.
+      RuleError: a rank, a size or a dtype does not fit, or is an integer's.
 
     Source: Goodfellow, Bengio, Courville, "Deep Learning", 2016, section 6.5.
 

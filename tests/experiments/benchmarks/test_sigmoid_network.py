@@ -28,7 +28,8 @@ def test_it_tells_times_and_memory(benchmark, tmp_path, capsys):
     found = json.loads((tmp_path / "results.json").read_text())
     assert len(found["results"]) == 4
     for result in found["results"]:
-        assert result["rules_temporary_bytes"] <= result["twin_temporary_bytes"]
+        if result["accuracy"] == "default":
+            assert result["rules_temporary_bytes"] <= result["twin_temporary_bytes"]
         assert result["gradient_difference"] < 1e-5
         low, high = result["time_ratio_quartiles"]
         assert 0 < low <= result["time_ratio"] <= high
