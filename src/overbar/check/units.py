@@ -53,6 +53,10 @@ class Setting:
                 drawn = random_like(y, rng)
                 yield [b if i == alone else np.zeros_like(b) for i, b in enumerate(drawn)]
 
+    def note(self, check: str, what: str, name: str, worst: bounds.Difference, cause: str | None) -> None:
+        """Adds the finding that a difference out of its bound makes."""
+        self.findings.append(Finding(check, what, None, name, worst.index, worst.got, worst.expected, cause))
+
 
 Check = Callable[[Setting], Line]
 
@@ -153,18 +157,7 @@ def forward(setting: Setting) -> Line:
         worst = max(worst, difference.ratio)
         if difference.ratio > 1:
             what = f"forward computes another output {number} than the function itself"
-            setting.findings.append(
-                Finding(
-                    "forward",
-                    what,
-                    None,
-                    f"output {number}",
-                    difference.index,
-                    difference.got,
-                    difference.expected,
-                    what,
-                )
-            )
+            setting.note("forward", what, f"output {number}", difference, what)
             return Line("forward", "wrong", worst, what)
     return Line("forward", "ok", worst)
 
@@ -206,18 +199,7 @@ def linear(setting: Setting) -> Line:
                 i = setting.problem.names.index(name)
                 what = f"the bar of {name} is not linear in the incoming bar"
                 cause = nonlinear_cause([bars(s)[i] for s in PROBES], a[i], b[i])
-                setting.findings.append(
-                    Finding(
-                        "linear",
-                        what,
-                        None,
-                        name,
-                        difference.index,
-                        difference.got,
-                        difference.expected,
-                        cause,
-                    )
-                )
+                setting.note("linear", what, name, difference, cause)
                 return Line("linear", "wrong", worst)
     return Line("linear", "ok", worst)
 
@@ -301,18 +283,7 @@ def second_order(setting: Setting) -> Line:
         worst = max(worst, difference.ratio)
         if difference.ratio > 1:
             what = f"the second derivative by {name} is wrong: backward cannot be differentiated as it stands"
-            setting.findings.append(
-                Finding(
-                    "second order",
-                    what,
-                    None,
-                    name,
-                    difference.index,
-                    difference.got,
-                    difference.expected,
-                    what,
-                )
-            )
+            setting.note("second order", what, name, difference, what)
             return Line("second order", "wrong", worst)
     return Line("second order", "ok", worst)
 
@@ -347,18 +318,7 @@ def transforms(setting: Setting) -> Line:
             worst = max(worst, difference.ratio)
             if difference.ratio > 1:
                 what = f"the bar of {name} is another one when {label}"
-                setting.findings.append(
-                    Finding(
-                        "transforms",
-                        what,
-                        None,
-                        name,
-                        difference.index,
-                        difference.got,
-                        difference.expected,
-                        what,
-                    )
-                )
+                setting.note("transforms", what, name, difference, what)
                 return Line("transforms", "wrong", worst, label)
     return Line("transforms", "ok", worst, f"{len(runs)} ways")
 
@@ -391,11 +351,7 @@ def digits(setting: Setting) -> Line:
         worst = max(worst, difference.ratio)
         if difference.ratio > 1 and np.nanmax(ours) > 0:
             what = f"digits of the bar of {name} are lost in the working dtype that the twin keeps"
-            setting.findings.append(
-                Finding(
-                    "digits", what, None, name, difference.index, difference.got, difference.expected, what
-                )
-            )
+            setting.note("digits", what, name, difference, what)
             return Line("digits", "wrong", worst)
     return Line("digits", "ok", worst)
 
