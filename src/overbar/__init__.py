@@ -17,12 +17,18 @@ Array([-0.125], dtype=float32)
 from overbar import losses, nn, regularizers
 from overbar._contract import RuleError
 from overbar.check import Report, assert_correct, check
+from overbar.graph import Graph, GraphError, Message, Node, Nonfinite, find_nonfinite, make_graph
 from overbar.rule import Registry, Rule, Sample, elementwise, registry, rule
 from overbar.twin import twin
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Graph",
+    "GraphError",
+    "Message",
+    "Node",
+    "Nonfinite",
     "Registry",
     "Report",
     "Rule",
@@ -32,7 +38,9 @@ __all__ = [
     "assert_correct",
     "check",
     "elementwise",
+    "find_nonfinite",
     "losses",
+    "make_graph",
     "nn",
     "registry",
     "regularizers",

@@ -8,6 +8,7 @@ primitive that carries a trace of itself instead of a `custom_vjp_call`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,25 @@ def source_of(jaxpr: Any) -> str:
     return str(opened(jaxpr)[0].debug_info.func_src_info)
 
 
+def users_rule_body(eqn: Any) -> Any | None:
+    """The primal's jaxpr if the equation calls a custom_vjp function, or a custom_jvp one not JAX's own."""
+    if (body := custom_vjp_body(eqn)) is not None:
+        return body
+    if (named := custom_jvp_body(eqn)) is not None and not _is_jaxs_own(named[1]):
+        return named[1]
+    return None
+
+
+def rule_source(eqn: Any) -> str:
+    """Where a rule was written: its primal; and its backward, where the primal is a function of JAX's."""
+    body = users_rule_body(eqn)
+    source = source_of(body)
+    backward = getattr(eqn.params.get("bwd"), "debug_info", None)
+    if _is_jaxs_own(body) and backward is not None:
+        return f"{source.split(' at ')[0]} with backward {backward.func_src_info}"
+    return source
+
+
 def custom_jvp_functions(f: Callable[..., Any], inputs: list[Any]) -> frozenset[str]:
     """The names of the custom_jvp functions in f that are not JAX's own."""
     names: set[str] = set()
@@ -117,7 +137,7 @@ def custom_jvp_functions(f: Callable[..., Any], inputs: list[Any]) -> frozenset[
 
 
 def _is_jaxs_own(jaxpr: Any) -> bool:
-    home = str(Path(jax.__file__).parent)
+    home = f"{Path(jax.__file__).parent}/"
     return f" at {home}" in source_of(jaxpr)
 
 
@@ -136,8 +156,84 @@ def sub_program(jaxpr: Any, eqn: Any) -> Any:
     return ClosedJaxpr(program, [])
 
 
+def program(eqns: list[Any], operands: list[Any], results: list[Any]) -> Any:
+    """Some equations as a program of their own, from the operands to the results."""
+    effects: set[Any] = set().union(*(eqn.effects for eqn in eqns))
+    template, _ = opened(_empty())
+    new = template.replace(
+        constvars=[],
+        invars=operands,
+        outvars=results,
+        eqns=eqns,
+        effects=effects,
+        debug_info=template.debug_info.with_unknown_names(),
+    )
+    return ClosedJaxpr(new, [])
+
+
+@functools.cache
+def _empty() -> Any:
+    return jax.make_jaxpr(lambda: None)()
+
+
+def frames_of(eqn: Any) -> list[tuple[Any, int]]:
+    """Where an equation was traced: (code object, offset of the instruction), the outermost call first."""
+    traceback = eqn.source_info.traceback
+    if traceback is None:
+        return []
+    codes, offsets = traceback.raw_frames()
+    return list(zip(codes, offsets, strict=True))[::-1]
+
+
+def argument_names(jaxpr: Any) -> tuple[str | None, ...]:
+    """What the function that a jaxpr was traced from calls its arguments, leaf by leaf; () if unknown."""
+    inner = opened(jaxpr)[0]
+    names = inner.debug_info.arg_names
+    if names is None or len(names) != len(inner.invars):
+        return ()
+    return tuple(name or None for name in names)
+
+
+def scan_counts(eqn: Any) -> tuple[int, int]:
+    """How many of a scan's operands are constants, and how many the carry, before those stepped through."""
+    if "num_carry" in eqn.params:
+        return eqn.params["num_consts"], eqn.params["num_carry"]
+    parts = eqn.params["ft_in"].update(eqn.invars).unpack()
+    constants, carry, _ = (len(list(part)) for part in parts)
+    return constants, carry
+
+
 def calls_of(eqn: Any) -> Any | None:
     """The body of an equation that only calls it, once, with its own operands: jit and remat."""
     if eqn.primitive.name in ("jit", "pjit", "remat2", "checkpoint", "closed_call", "core_call"):
         return eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
     return None
+
+
+def entered(eqn: Any, operands: list[Any]) -> list[tuple[Any, list[Any]]]:
+    """The bodies of a loop or a branch with the operands that they are first entered with.
+
+    A scan's with its first slice, a while_loop's with its first carry, all the branches of a cond.
+    """
+    params = eqn.params
+    if eqn.primitive.name == "scan":
+        fixed = sum(scan_counts(eqn))
+        if params["length"] == 0:
+            return []
+        first = -1 if params["reverse"] else 0
+        return [(params["jaxpr"], [*operands[:fixed], *(x[first] for x in operands[fixed:])])]
+    if eqn.primitive.name == "while":
+        return [(params["body_jaxpr"], operands[params["cond_nconsts"] :])]
+    if eqn.primitive.name == "cond":
+        return [(branch, operands[1:]) for branch in params["branches"]]
+    return []
+
+
+def closed_over(eqn: Any) -> int:
+    """How many of the operands of a custom_vjp call are no arguments, but what the function closes over."""
+    return int(eqn.params.get("num_consts", 0))
+
+
+def is_branch(eqn: Any) -> bool:
+    """Whether an equation takes one of several bodies, by the number that is its first operand."""
+    return bool(eqn.primitive.name == "cond")

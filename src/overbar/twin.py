@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.extend.core import DropVar, Literal, Var, jaxpr_as_fun
 
-from overbar._adapter import custom_jvp_body, custom_vjp_body, map_jaxprs, opened, replaced
+from overbar._adapter import custom_jvp_body, custom_vjp_body, map_jaxprs, opened, replaced, source_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -59,8 +59,15 @@ def twin(f: Callable[P, R], *, custom_jvp: bool | str | Collection[str] = False)
 
     if not callable(f):
         raise TypeError(f"twin takes a function, but came {f!r}.")
-    chosen = custom_jvp if isinstance(custom_jvp, bool) else _names(custom_jvp)
+    return _without_rules(f, custom_jvp if isinstance(custom_jvp, bool) else _names(custom_jvp), None)
 
+
+def keeping(f: Callable[P, R], source: str, custom_jvp: frozenset[str] = frozenset()) -> Callable[P, R]:
+    """The twin of f in which the rules of one source ("name at file:line") stay."""
+    return _without_rules(f, custom_jvp, source)
+
+
+def _without_rules(f: Callable[P, R], chosen: bool | frozenset[str], kept: str | None) -> Callable[P, R]:
     @functools.wraps(f, updated=())  # a Rule's own attributes stay with the rule
     def without_rules(*args: P.args, **kwargs: P.kwargs) -> R:
         leaves, tree = jax.tree.flatten((args, kwargs))
@@ -75,7 +82,7 @@ def twin(f: Callable[P, R], *, custom_jvp: bool | str | Collection[str] = False)
             return outputs.split(f(*a, **k))
 
         arrays = [leaves[i] for i in traced]
-        jaxpr = without(jax.make_jaxpr(flat)(*arrays), chosen)
+        jaxpr = without(jax.make_jaxpr(flat)(*arrays), chosen, kept)
         return outputs.join(jaxpr_as_fun(jaxpr)(*arrays))
 
     return without_rules
@@ -110,32 +117,34 @@ def _names(custom_jvp: str | Collection[str]) -> frozenset[str]:
 _remembered: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
 
-def without(jaxpr: Any, custom_jvp: bool | frozenset[str] = False) -> Any:
+def without(jaxpr: Any, custom_jvp: bool | frozenset[str] = False, kept: str | None = None) -> Any:
     """The jaxpr with the calls of custom_vjp functions, and those of custom_jvp, replaced by primals.
 
     A jaxpr without any is returned itself, and the result is remembered as long as the jaxpr
     lives: JAX compiles a jit body once for one jaxpr, so a twin called again compiles nothing.
     """
     known = _remembered.setdefault(jaxpr, {})
-    if custom_jvp not in known:
-        new = _rewritten(jaxpr, custom_jvp)
+    if (custom_jvp, kept) not in known:
+        new = _rewritten(jaxpr, custom_jvp, kept)
         if new is jaxpr:
             return jaxpr  # not remembered: an entry that holds its own key would never go
-        known[custom_jvp] = new
-    return known[custom_jvp]
+        known[custom_jvp, kept] = new
+    return known[custom_jvp, kept]
 
 
-def _body_to_inline(eqn: Any, custom_jvp: bool | frozenset[str]) -> Any | None:
+def _body_to_inline(eqn: Any, custom_jvp: bool | frozenset[str], kept: str | None) -> Any | None:
     if (body := custom_vjp_body(eqn)) is not None:
-        return body
+        return None if kept is not None and source_of(body) == kept else body
     if (named := custom_jvp_body(eqn)) is not None:
         name, body = named
+        if kept is not None and source_of(body) == kept:
+            return None
         if custom_jvp is True or (custom_jvp and name in custom_jvp):
             return body
     return None
 
 
-def _rewritten(jaxpr: Any, custom_jvp: bool | frozenset[str]) -> Any:
+def _rewritten(jaxpr: Any, custom_jvp: bool | frozenset[str], kept: str | None) -> Any:
     inner, _ = opened(jaxpr)
     eqns: list[Any] = []
     renamed: dict[Any, Any] = {}  # variables whose definition was inlined -> what they are now
@@ -156,11 +165,11 @@ def _rewritten(jaxpr: Any, custom_jvp: bool | frozenset[str]) -> Any:
     def emit(eqn: Any, names: dict[Any, Any], fresh: bool) -> None:
         nonlocal changed
         operands = [now(v, names) for v in eqn.invars]
-        if (body := _body_to_inline(eqn, custom_jvp)) is not None:
+        if (body := _body_to_inline(eqn, custom_jvp, kept)) is not None:
             changed = True
             names |= zip(eqn.outvars, inline(body, operands), strict=True)
             return
-        params = map_jaxprs(lambda j: without(j, custom_jvp), eqn.params)
+        params = map_jaxprs(lambda j: without(j, custom_jvp, kept), eqn.params)
         changed = changed or any(params[n] is not eqn.params[n] for n in params)
         outvars = eqn.outvars
         if fresh:

@@ -2,7 +2,8 @@
 
 What an arithmetic of precision ε may do to a bar is estimated from three sizes: the bar's own, the
 size of the leaf it stands in (a sum rounds relative to its terms), and its conditioning, measured by
-what a change of the inputs in their last digits does to the oracle.
+what a change of the inputs in their last digits does to the oracle. To this comes the error of the
+truth itself, where that is known (extrapolated differences).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 NUDGE = 1e-10  # relative change of the inputs by which the conditioning is measured, in float64
+EPS64 = 2.3e-16
 
 
 @dataclass(frozen=True)
@@ -35,39 +37,57 @@ class Difference:
     nonzero: int
 
 
-def bound(expected: np.ndarray, spread: np.ndarray, eps: float) -> np.ndarray:
+def bound(expected: np.ndarray, spread: Any, eps: float, slack: Any = 0.0) -> np.ndarray:
     """The largest error, entry by entry, that arithmetic of precision eps explains.
 
     Args:
       expected: the oracle's values.
       spread: the change of expected when the inputs change by NUDGE, relatively.
       eps: the spacing of the working dtype's numbers at 1.
+      slack: the oracle's own absolute error, where it is known.
     """
     finite = np.where(np.isfinite(expected), np.abs(expected), 0.0)
-    size = np.sqrt(np.mean(finite**2)) if finite.size else 0.0
+    size = typical(finite)
     change = np.where(np.isfinite(spread), np.abs(spread), 0.0) / NUDGE
-    change = change + (np.sqrt(np.mean(change**2)) if change.size else 0.0)
+    change = change + typical(change)
     length = 1 + np.log2(1 + expected.size)
-    return eps * length * (32 * finite + 32 * size + 32 * change) + np.finfo(np.float64).tiny
+    own = np.where(np.isfinite(slack), np.abs(slack), 0.0)
+    with np.errstate(over="ignore"):
+        return eps * length * 32 * (finite + size + change) + own + np.finfo(np.float64).tiny
+
+
+def typical(x: np.ndarray) -> float:
+    """The root mean square, without overflow."""
+    largest = float(np.max(x, initial=0.0))
+    if not 0.0 < largest < np.inf:
+        return 0.0 if largest == 0.0 else largest
+    return largest * float(np.sqrt(np.mean((x / largest) ** 2)))
+
+
+def ratios(got: Any, expected: Any, allowed: np.ndarray) -> np.ndarray:
+    """The error of every entry in units of its bound: 0 where the truth is not finite, ∞ for a NaN."""
+    got, expected = wide(got), wide(expected)
+    usable = np.isfinite(expected)
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        found = np.where(usable, np.abs(got - expected) / allowed, 0.0)
+    return np.where(usable & ~np.isfinite(got), np.inf, found)
 
 
 def compare(got: Any, expected: Any, allowed: np.ndarray) -> Difference:
     """Finds the entry of got that is furthest out of its bound; those without a finite truth are left out."""
-    got, expected = _wide(got), _wide(expected)
-    usable = np.isfinite(expected)
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        ratios = np.where(usable, np.abs(got - expected) / allowed, 0.0)
-    ratios = np.where(usable & ~np.isfinite(got), np.inf, ratios)
-    if not ratios.size:
+    found = ratios(got, expected, allowed)
+    got, expected = wide(got), wide(expected)
+    if not found.size:
         return Difference(0.0, (), None, None, 0, 0)
-    index = np.unravel_index(int(np.argmax(ratios)), ratios.shape)
+    index = np.unravel_index(int(np.argmax(found)), found.shape)
     place = tuple(int(i) for i in index)
+    usable = np.isfinite(expected)
     nonzero = int(np.sum(usable & ((np.abs(got) > 0) | (np.abs(expected) > 0))))
     return Difference(
-        float(ratios[index]), place, got[index].item(), expected[index].item(), int(usable.sum()), nonzero
+        float(found[index]), place, got[index].item(), expected[index].item(), int(usable.sum()), nonzero
     )
 
 
-def _wide(x: Any) -> np.ndarray:
+def wide(x: Any) -> np.ndarray:
     x = np.asarray(x)
     return x.astype(np.complex128 if np.iscomplexobj(x) else np.float64)

@@ -1,0 +1,442 @@
+"""The user's own source: which statement an equation was traced in, and which execution of it.
+
+JAX keeps for every equation the stack of calls it was traced under, down to the instruction. Here
+the calls are picked out that stand in the user's own files, and each is looked up in the parsed file.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import inspect
+import linecache
+import sysconfig
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from overbar._adapter import frames_of
+
+# First line, first column, last line, last column (in bytes), as ast has them.
+Position = tuple[int, int, int, int]
+Frame = tuple[Any, int]  # a code object and the offset of an instruction in it
+
+_PACKAGE = str(Path(__file__).resolve().parents[1])
+_JAX = str(Path(jax.__file__).parent)
+_STDLIB = tuple(str(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
+_LIBRARIES = tuple(f"{path}/" for path in (_JAX, _PACKAGE, *_STDLIB))
+
+
+# ---------------------------------------------------------------------- statements
+
+
+@dataclass(eq=False)
+class Statement:
+    """One statement of a file, as parsed.
+
+    Attributes:
+      file: the file's name.
+      node: the parsed statement.
+      loops: the for and while statements around it, within its function, the outermost first.
+    """
+
+    file: str
+    node: ast.stmt
+    loops: tuple[ast.stmt, ...]
+
+    @functools.cached_property
+    def value(self) -> ast.expr | None:
+        """The expression it evaluates, if it has one."""
+        if isinstance(self.node, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Return | ast.Expr):
+            return self.node.value
+        for name in ("test", "iter"):
+            if isinstance(found := getattr(self.node, name, None), ast.expr):
+                return found
+        return None
+
+    @functools.cached_property
+    def targets(self) -> tuple[str | None, ...] | str | None:
+        """The variable it assigns to; a tuple where it unpacks into several; None for neither."""
+        if isinstance(self.node, ast.Assign):
+            return _target(self.node.targets[0])
+        if isinstance(self.node, ast.AnnAssign | ast.AugAssign):
+            return _target(self.node.target)
+        return None
+
+    @functools.cached_property
+    def expressions(self) -> dict[Position, ast.expr]:
+        """Its expressions by position; of several at one position the innermost."""
+        found = {}
+        for node in _own_nodes(self.node):
+            if isinstance(node, ast.expr):
+                found[position_of(node)] = node
+        return found
+
+    def expression_at(self, position: Position) -> ast.expr | None:
+        if (exact := self.expressions.get(position)) is not None:
+            return exact
+        # From Python 3.12 on, a call of a chain over several lines starts at the last attribute's name.
+        ends = [e for at, e in self.expressions.items() if at[2:] == position[2:] and at[:2] <= position[:2]]
+        return max(ends, key=lambda e: position_of(e)[:2], default=None)
+
+    def repeats_at(self, position: Position) -> bool:
+        """Whether the position stands in a comprehension, which evaluates it several times."""
+        repeating = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+        return any(
+            isinstance(node, repeating) and _within(position, position_of(node))
+            for node in self.expressions.values()
+        )
+
+    def loops_itself_at(self, position: Position) -> bool:
+        """Whether the call there is one that works through several values: sum, map, tree.map."""
+        node = self.expression_at(position)
+        name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        return name.split(".")[-1] in {"sum", "map", "reduce", "max", "min", "tree_map", "list", "tuple"}
+
+
+def _own_nodes(statement: ast.stmt) -> Iterator[ast.AST]:
+    """The nodes of a statement without those of the statements inside it."""
+    waiting: list[ast.AST] = [statement]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting += [child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.stmt)]
+
+
+def _target(node: ast.expr) -> tuple[str | None, ...] | str | None:
+    if isinstance(node, ast.Tuple | ast.List):
+        if any(isinstance(e, ast.Starred) for e in node.elts):
+            return None
+        names = [_target(e) for e in node.elts]
+        return tuple(name if isinstance(name, str) else None for name in names)
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+        key = node.slice.value
+        return key if isinstance(key, str) and key.isidentifier() else None
+    return None
+
+
+def position_of(node: ast.expr) -> Position:
+    return (node.lineno, node.col_offset, node.end_lineno or 0, node.end_col_offset or 0)
+
+
+def _within(inner: Position, outer: Position) -> bool:
+    return outer[:2] <= inner[:2] and inner[2:] <= outer[2:]
+
+
+@functools.lru_cache(maxsize=256)
+def _statements(file: str, text: str) -> dict[int, list[Statement]]:
+    """Line -> the statements on it, the innermost last; a compound one stands on its header's lines."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return {}
+    found: dict[int, list[Statement]] = {}
+    waiting: list[tuple[ast.AST, tuple[ast.stmt, ...]]] = [(tree, ())]
+    while waiting:
+        node, loops = waiting.pop()
+        if isinstance(node, ast.stmt):
+            body = getattr(node, "body", None)
+            last = body[0].lineno if body else node.end_lineno or node.lineno
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                statement = Statement(file, node, loops)
+                for line in range(node.lineno, last + 1):
+                    found.setdefault(line, []).append(statement)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            loops = ()
+        inside = (*loops, node) if isinstance(node, ast.For | ast.While) else loops
+        header = {id(x) for x in (getattr(node, "iter", None),)}
+        waiting += [
+            (child, loops if id(child) in header else inside) for child in ast.iter_child_nodes(node)
+        ][::-1]
+    return found
+
+
+def statement_at(file: str, position: Position) -> Statement | None:
+    """The innermost statement at a position of a file; None where there is no source."""
+    text = "".join(linecache.getlines(file))
+    candidates = _statements(file, text).get(position[0], []) if text else []
+    around = [s for s in candidates if (s.node.lineno, s.node.col_offset) <= position[:2]]
+    exact = [s for s in around if position[2:] <= (s.node.end_lineno or 0, s.node.end_col_offset or 0)]
+    found = exact or around or candidates
+    return found[-1] if found else None
+
+
+# ---------------------------------------------------------------------- calls
+
+
+@dataclass(eq=False)
+class Activation:
+    """One call of a function of the user's: a group of the graph that opens and closes.
+
+    Attributes:
+      name: the function's, or for a method `__call__` its class's.
+      caller: the execution of the statement that called it; None for the graph's own function.
+      position: the call in that statement.
+      code: the function's code object.
+    """
+
+    name: str
+    caller: Execution | None
+    position: Position | None = None
+    code: Any = None
+
+    @property
+    def depth(self) -> int:
+        return 0 if self.caller is None else 1 + self.caller.activation.depth
+
+
+@dataclass(eq=False)
+class Execution:
+    """One execution of one statement: what makes the equations of a node belong together.
+
+    Attributes:
+      statement: which.
+      activation: the call of a function it happened in.
+    """
+
+    statement: Statement | None
+    activation: Activation
+
+
+@dataclass(eq=False)
+class Place:
+    """Where an equation was traced.
+
+    Attributes:
+      execution: the execution of the innermost statement of the user's; None where there is no source.
+      position: the expression in it.
+      file, line: for messages.
+    """
+
+    execution: Execution | None = None
+    position: Position | None = None
+    file: str | None = None
+    line: int | None = None
+
+
+@dataclass
+class _Level:
+    frame: Frame
+    execution: Execution
+    position: Position
+
+
+@dataclass
+class Home:
+    """Which files are the user's: all but the libraries', the function's own package excepted.
+
+    Attributes:
+      package: the directory or file of the function the graph is made of.
+    """
+
+    package: str | None = None
+    _known: dict[str, bool] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, f: Callable[..., Any]) -> Home:
+        code = _code_of(f)
+        if code is None:
+            return cls()
+        parts = Path(code.co_filename).parts
+        for directory in ("site-packages", "dist-packages"):
+            if directory in parts:
+                return cls(str(Path(*parts[: parts.index(directory) + 2])))
+        return cls(code.co_filename)
+
+    def __contains__(self, file: str) -> bool:
+        if file not in self._known:
+            self._known[file] = self._is_users(file)
+        return self._known[file]
+
+    def _is_users(self, file: str) -> bool:
+        if file.startswith("<frozen") or file.startswith(_JAX + "/"):
+            return False
+        if self.package is not None and (file == self.package or file.startswith(self.package + "/")):
+            return True
+        if "site-packages" in file or "dist-packages" in file:
+            return False
+        return not file.startswith(_LIBRARIES)
+
+
+def _code_of(f: Callable[..., Any]) -> Any | None:
+    with contextlib.suppress(ValueError):
+        f = inspect.unwrap(f)
+    while isinstance(f, functools.partial):
+        f = f.func
+    if not hasattr(f, "__code__") and not hasattr(f, "__func__") and callable(f):
+        f = inspect.unwrap(vars(type(f)).get("__call__") or type(f).__call__)
+    return getattr(getattr(f, "__func__", f), "__code__", None)
+
+
+class Reader:
+    """Reads off, for the equations of one jaxpr in their order, where each was traced.
+
+    A statement in a loop is traced again and again by the same instructions; a step back, or the
+    same stack of calls once more, tells that a new execution of it began.
+
+    Args:
+      home: which files are the user's.
+      entry: the code object of the function whose calls count, or (name, file, line) of it.
+    """
+
+    def __init__(self, home: Home, entry: Any, name: str):
+        self.home, self.entry = home, entry
+        self.root = Activation(name, None)
+        self._levels: list[_Level] = []
+        self._below: list[Frame] = []
+        self._found: dict[Frame, Statement | None] = {}
+
+    def place(self, eqn: Any) -> Place:
+        frames = self._since_entry(frames_of(eqn))
+        users = [i for i, (code, _) in enumerate(frames) if code.co_filename in self.home]
+        named = [i for i in users if not frames[i][0].co_name.startswith("<")]
+        chosen = named or [i for i in users if frames[i][0].co_name == "<module>"]
+        if not chosen:
+            self._levels, self._below = [], []
+            return self._sourceless([frames[i] for i in users])
+        path = [frames[i] for i in chosen]
+        below = frames[chosen[-1] + 1 :]
+        self._enter(path, below)
+        last = self._levels[-1]
+        file, line = path[-1][0].co_filename, last.position[0]
+        if last.execution.statement is None:
+            return Place(None, None, file, line)
+        return Place(last.execution, last.position, file, line)
+
+    @staticmethod
+    def _sourceless(users: list[Frame]) -> Place:
+        if not users:
+            return Place()
+        return Place(None, None, users[-1][0].co_filename, _location(users[-1])[0])
+
+    def _since_entry(self, frames: list[Frame]) -> list[Frame]:
+        if isinstance(self.entry, tuple):
+            for i, (code, _) in enumerate(frames):
+                if (code.co_name, code.co_filename, code.co_firstlineno) == self.entry:
+                    return frames[i:]
+            return frames
+        for i in reversed(range(len(frames))):
+            if frames[i][0] is self.entry:
+                return frames[i + 1 :]
+        return frames
+
+    def _statement(self, frame: Frame) -> Statement | None:
+        if frame not in self._found:
+            self._found[frame] = statement_at(frame[0].co_filename, _location(frame))
+        return self._found[frame]
+
+    def _enter(self, path: list[Frame], below: list[Frame]) -> None:
+        """Brings the stack of executions from the last equation's to this one's."""
+        old, kept = self._levels, 0
+        while kept < min(len(old), len(path)) and old[kept].frame == path[kept]:
+            kept += 1
+        if kept == len(path) == len(old):
+            if _steps_back(self._below, below) and (level := self._loop_above(kept)) is not None:
+                self._renew(level, path)
+        elif kept < min(len(old), len(path)) and old[kept].frame[0] is path[kept][0]:
+            self._move(kept, path)
+        else:  # other calls from the same instruction
+            self._push(path, old[:kept])
+        self._below = below
+
+    def _move(self, level: int, path: list[Frame]) -> None:
+        """The same function at another instruction: further on, back by a loop, or called again."""
+        old, frame = self._levels[level], path[level]
+        statement, here = self._statement(frame), _location(frame)
+        back = frame[1] < old.frame[1]
+        if statement is not None and statement is old.execution.statement:
+            if not back or statement.repeats_at(here):
+                self._push(path, [*self._levels[:level], _Level(frame, old.execution, here)])
+                return
+            if not statement.loops and (above := self._loop_above(level)) is not None:
+                self._renew(above, path)
+                return
+            self._again(level, path)
+            return
+        ours = statement.loops if statement else ()
+        theirs = old.execution.statement.loops if old.execution.statement else ()
+        if back and not set(ours) & set(theirs):  # no loop of its own leads back: it was called again
+            above = self._loop_above(level)
+            if above is not None:
+                self._renew(above, path)
+            elif level:
+                self._push(path, self._levels[:level])
+            else:
+                self._again(level, path)
+            return
+        self._again(level, path)
+
+    def _again(self, level: int, path: list[Frame]) -> None:
+        """A new execution at a level, in the same call of its function."""
+        execution = Execution(self._statement(path[level]), self._levels[level].execution.activation)
+        kept = [*self._levels[:level], _Level(path[level], execution, _location(path[level]))]
+        self._push(path, kept)
+
+    def _renew(self, level: int, path: list[Frame]) -> None:
+        """A new execution at the level of the loop; in a comprehension new calls below it."""
+        at = self._levels[level]
+        if at.execution.statement is not None and at.execution.statement.repeats_at(at.position):
+            self._push(path, self._levels[: level + 1])
+        else:
+            self._again(level, path)
+
+    def _push(self, path: list[Frame], kept: list[_Level]) -> None:
+        levels = list(kept)
+        for frame in path[len(levels) :]:
+            if levels:
+                caller = levels[-1]
+                name = _function_name(frame[0])
+                activation = Activation(name, caller.execution, caller.position, frame[0])
+            else:
+                activation = self.root
+            levels.append(_Level(frame, Execution(self._statement(frame), activation), _location(frame)))
+        self._levels = levels
+
+    def _loop_above(self, levels: int) -> int | None:
+        """The innermost of the first levels that a loop or a comprehension can repeat."""
+        for level in reversed(range(min(levels, len(self._levels)))):
+            at = self._levels[level]
+            statement = at.execution.statement
+            if statement is None:
+                continue
+            if statement.loops_itself_at(at.position):
+                return None
+            if statement.loops or statement.repeats_at(at.position):
+                return level
+        return None
+
+
+@functools.lru_cache(maxsize=4096)
+def _positions(code: Any) -> list[Any]:
+    return list(code.co_positions())
+
+
+def _location(frame: Frame) -> Position:
+    code, offset = frame
+    line, last, column, last_column = _positions(code)[offset // 2]
+    return (line or code.co_firstlineno, column or 0, last or line or 0, last_column or 0)
+
+
+def _steps_back(old: list[Frame], new: list[Frame]) -> bool:
+    """Whether the calls below the user's repeat or go back, so that a loop must lie around them."""
+    for (code, at), (other, now) in zip(old, new, strict=False):
+        if code is not other:
+            return False
+        if at != now:
+            return now < at
+    return True
+
+
+def _function_name(code: Any) -> str:
+    *outer, name = code.co_qualname.split(".")
+    if name in ("__call__", "forward", "apply") and outer and outer[-1] != "<locals>":
+        return str(outer[-1])
+    return str(name)

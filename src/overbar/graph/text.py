@@ -1,0 +1,131 @@
+"""A graph as text: the lecture's two columns, forward and backward in bar notation."""
+
+from __future__ import annotations
+
+import ast
+import unicodedata
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from overbar.graph.model import Node
+from overbar.graph.names import barred, symbol
+
+if TYPE_CHECKING:
+    from overbar.graph import Graph
+
+WIDEST = 60  # of the forward column
+
+
+def columns(graph: Graph, *, depth: int = 1, most: int = 60) -> str:
+    """The nodes in order on the left; on the right, to be read from below, how each gets its bar."""
+    values = graph.is_concrete
+    bars = values and graph.can_backprop
+    rows: list[tuple[str, str]] = [("forward", "backward"), ("", "")]
+    open_groups: tuple[Any, ...] = ()
+    waiting: list[tuple[str, str] | tuple[str, Node]] = []  # a node's line is written only if it is shown
+    for node in graph.order:
+        shared = 0
+        while shared < min(len(open_groups), len(node.groups)) and open_groups[shared] is node.groups[shared]:
+            shared += 1
+        for level, group in enumerate(node.groups[shared:], start=shared):
+            waiting.append(("  " * level + f"▾ {group.name}", ""))
+        open_groups = node.groups
+        margin = "  " * len(node.groups)
+        waiting.append((margin, node))
+        if depth:
+            for name, inner in node.inner.items():
+                waiting += _opened(node, name, inner, margin + "  ", depth)
+    if len(waiting) > most:
+        half = most // 2
+        note = f"… {len(waiting) - 2 * half} more; graph.text(most=...) shows them"
+        waiting = [*waiting[:half], (note, ""), *waiting[len(waiting) - half :]]
+    for left, right in waiting:
+        if isinstance(right, Node):
+            rows.append((left + forward_text(right, values), backward_text(right, bars)))
+        else:
+            rows.append((left, right))
+    width = min(WIDEST, max(_width(left) for left, _ in rows))
+    return "\n".join(
+        (left + " " * (max(width - _width(left), 0) + 3) + right).rstrip() for left, right in rows
+    )
+
+
+def _opened(node: Node, name: str, inner: Graph, margin: str, depth: int) -> list[tuple[str, str]]:
+    times = f", {node.trips} times" if node.trips is not None else ""
+    title = (f"{margin}▾ {name}{times}", "")
+    body = inner.text(depth=depth - 1).split("\n")[2:]
+    return [title, *((margin + "  " + line, "") for line in body)]
+
+
+def forward_text(node: Node, values: bool) -> str:
+    """z = w * x + b = 2.5, or an input with its value; a type where there is no value."""
+    made = f" = {spoken(node.operation)}" if node.operation else ""
+    shown = "" if node.several else _shown(node, node.value if values else None)
+    room = max(WIDEST - _width(node.symbol) - _width(shown), 16)
+    if len(made) > room:
+        made = made[: room - 1] + "…"
+    return node.symbol + made + shown
+
+
+def backward_text(node: Node, values: bool) -> str:
+    """z̄ = ȳ y (1 − y) = 0.3; what needs no gradient says so."""
+    if not node.is_float:
+        return "(no bar: not float)" if node.kind != "part" else ""
+    if node.several:
+        return ""
+    if not node.needs_bar and node.kind != "input":
+        return f"{barred(node.symbol)}: not needed"
+    equation = node.equation
+    shown = _shown(node, node.bar if values else None)
+    return f"{barred(node.symbol)} = {equation}{'' if shown == f' = {equation}' else shown}"
+
+
+def spoken(operation: str) -> str:
+    """An expression with its names as a person writes them.
+
+    >>> spoken("L + lam * R")
+    'L + λ * R'
+    """
+    try:
+        tree = ast.parse(operation, mode="eval")
+    except SyntaxError:
+        return operation
+    for name in ast.walk(tree):
+        if isinstance(name, ast.Name):
+            name.id = symbol(name.id)
+    return " ".join(ast.unparse(tree).split())
+
+
+def _shown(node: Node, value: Any) -> str:
+    """The value if it is a number, else the type with, if it is known, the norm."""
+    kind = f"{node.dtype}[{','.join(map(str, node.shape))}]"
+    if value is None:
+        return f" : {kind}"
+    if jnp.issubdtype(node.dtype, jax.dtypes.prng_key):
+        return f" : {kind}"
+    array = np.asarray(value)
+    if array.ndim == 0:
+        return f" = {number(array)}"
+    if not node.is_float or array.size == 0:
+        return f" : {kind}"
+    wide = array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
+    with np.errstate(all="ignore"):
+        return f" : {kind} ‖{number(np.linalg.norm(wide.ravel()))}‖"
+
+
+def number(value: Any) -> str:
+    """Four digits of a number.
+
+    >>> number(0.25), number(123456.0), number(True)
+    ('0.25', '1.235e+05', 'True')
+    """
+    if np.asarray(value).dtype.kind in "biu":
+        return str(np.asarray(value)[()])
+    return f"{np.asarray(value, dtype=None)[()]:.4g}"
+
+
+def _width(text: str) -> int:
+    return sum(not unicodedata.combining(c) for c in text)
