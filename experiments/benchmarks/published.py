@@ -36,12 +36,10 @@ import numpy as np
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where the harness stands
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from published_rules import SUBJECTS, Sample, Subject
 
 import harness
 import overbar
+from benchmarks.published_rules import SUBJECTS, Sample, Subject
 from overbar.check import Finding
 
 STEPS = (1e-2, 1e-3, 1e-4, 1e-5)  # of the differences

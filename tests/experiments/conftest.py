@@ -11,6 +11,14 @@ import jax
 import pytest
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A run of an experiment takes long and meets nothing of JAX that the library's tests do not."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.once)
+
+
 @pytest.fixture(autouse=True)
 def standard_promotion() -> Iterator[None]:
     """optax.adam raises a float to its integer step count, which the library's tests forbid."""

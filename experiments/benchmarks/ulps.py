@@ -1,0 +1,115 @@
+"""How far a bar is from the truth, in units in the last place of float32.
+
+The truth is mpmath's where the function is small enough, else the twin in float64. An elementwise
+function is measured entry by entry over the whole range of float32; results below the smallest normal
+number are left out, since the CPU flushes them to zero. Anything else is measured on the rule's own
+samples, against the largest entry of the bar: the rounding of a sum goes with its largest term.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import overbar
+from overbar import Rule, Sample
+from overbar.check.exact import NotExact, exact_bars
+
+POINTS = 300
+MOST = 60_000  # additions of one evaluation with mpmath
+TINY = float(np.finfo(np.float32).tiny)
+
+Peers = Callable[[Rule[..., Any], Sample], Mapping[str, Any]]
+
+
+def worst(peers: Peers, rule: Rule[..., Any], samples: Iterable[Sample], key: jax.Array) -> dict[str, float]:
+    """The largest error of each peer's bars, by the peer's name, over all samples."""
+    found: dict[str, float] = {}
+    samples = [s for s in samples if jax.tree.leaves(s.args) and "kink" not in s.tags]
+    by_entry = any(is_elementwise(peers(rule, s)["twin"]) for s in samples)
+    if by_entry:
+        samples = [swept(s, key) for s in samples[-1:]] + samples
+    for sample in samples:
+        cases = dict(peers(rule, sample))
+        cases.pop("reference", None)
+        for name, error in errors(cases, by_entry, key).items():
+            found[name] = max(found.get(name, 0.0), error)
+    return found
+
+
+def is_elementwise(twin: Any) -> bool:
+    """Whether each entry of the one output depends on its own entry of the inputs only."""
+    shapes = {x.shape for x in twin.inputs}
+    outputs = jax.eval_shape(twin.function, twin.inputs)
+    if len(outputs) != 1 or shapes != {outputs[0].shape} or not 2 <= outputs[0].size <= 64:
+        return False
+    jacobians = jax.jacrev(lambda xs: twin.function(xs)[0])(twin.inputs)
+    size = outputs[0].size
+    off = ~np.eye(size, dtype=bool)
+    return all(not np.any(np.asarray(j).reshape(size, size)[off]) for j in jacobians)
+
+
+def swept(sample: Sample, key: jax.Array) -> Sample:
+    """The sample with numbers of both signs and all sizes for its first array; the others are drawn alike."""
+    exponents = np.linspace(-37.5, 38, POINTS // 2)
+    dense = np.linspace(-110, 110, POINTS)
+    x = np.concatenate([-(10.0**exponents), 10.0**exponents, dense]).astype(np.float32)
+    rng = np.random.default_rng(int(jax.random.bits(key, dtype=np.uint32)))
+
+    def drawn(like: jax.Array) -> jax.Array:
+        values = np.asarray(like).ravel()
+        return jnp.asarray(rng.choice(values, x.size).astype(like.dtype))
+
+    first, *rest = sample.args
+    alike = [drawn(a) if isinstance(a, jax.Array) and a.shape == first.shape else a for a in rest]
+    return Sample("swept", (jnp.asarray(x), *alike), sample.options)
+
+
+def errors(cases: Mapping[str, Any], by_entry: bool, key: jax.Array) -> dict[str, float]:
+    inputs = [np.asarray(x) for x in cases["twin"].inputs]
+    shapes = jax.eval_shape(cases["twin"].function, inputs)
+    rng = np.random.default_rng(int(jax.random.bits(key, dtype=np.uint32)))
+    y_bars = [rng.standard_normal(s.shape).astype(s.dtype) for s in shapes]
+    if any(jnp.iscomplexobj(x) for x in (*inputs, *y_bars)):
+        return {}
+    truth = true_bars(cases["twin"].function, inputs, y_bars)
+    return {name: distance(bars(c.function, inputs, y_bars), truth, by_entry) for name, c in cases.items()}
+
+
+def bars(function: Callable[..., Any], inputs: Sequence[Any], y_bars: Sequence[Any]) -> list[Any]:
+    def both(xs: Any, bars: Any) -> Any:
+        return jax.vjp(function, xs)[1](bars)[0]
+
+    return [np.asarray(b) for b in jax.jit(both)(list(inputs), list(y_bars))]
+
+
+def true_bars(function: Callable[..., Any], inputs: Sequence[Any], y_bars: Sequence[Any]) -> list[Any]:
+    plain = overbar.twin(lambda *xs: function(list(xs)))
+    try:
+        return exact_bars(plain, inputs, y_bars, most=MOST)
+    except NotExact:
+        with jax.enable_x64(True):
+            wide = [[np.asarray(x, np.float64) for x in xs] for xs in (inputs, y_bars)]
+            return bars(lambda xs: plain(*xs), *wide)
+
+
+def distance(got: Sequence[Any], truth: Sequence[Any], by_entry: bool) -> float:
+    """The largest error in ULP; infinite where a finite truth came out as inf or nan."""
+    largest = 0.0
+    for g, t in zip(got, truth, strict=True):
+        t = np.asarray(t, np.float64)
+        size = np.abs(t)
+        limit = float(np.finfo(np.float32).max)
+        counts = np.isfinite(t) & (size <= limit) & ((size >= TINY) | (t == 0))
+        if not counts.any():
+            continue
+        scale = size if by_entry else np.full_like(size, size[counts].max())
+        ulp = np.spacing(np.maximum(scale, TINY).astype(np.float32), dtype=np.float32).astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            error = np.where(np.isfinite(g), np.abs(np.asarray(g, np.float64) - t) / ulp, np.inf)
+        largest = max(largest, float(error[counts].max()))
+    return largest
