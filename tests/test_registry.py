@@ -20,27 +20,20 @@ def samples(rule, skip=("bench",)):
     return [s for s in made if not set(skip) & set(s.tags)]
 
 
-IN_FULL = 3
-
-
 def widened(tree):
     def wide(x):
         x = np.asarray(x)
-        return x.astype(np.float64) if np.issubdtype(x.dtype, np.floating) else x
+        return x.astype(np.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
     return jax.tree.map(wide, tree)
 
 
-CASES = [(rule, sample) for rule in RULES for sample in samples(rule)]
-
-
-@pytest.mark.parametrize(("rule", "sample"), CASES, ids=[f"{r.name}-{s.name}" for r, s in CASES])
-def test_passes_the_check(rule, sample):
-    """In full on a few samples a rule, on the others what is about the sample itself."""
-    in_full = sample.name in [s.name for s in samples(rule)[:IN_FULL]]
-    report = overbar.check(rule, *sample.args, effort="normal" if in_full else "quick", **sample.options)
-    nothing_to_compare = not in_full and "every bar is zero" in report.reason
-    assert report.verdict == "correct" or nothing_to_compare, report
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_passes_the_check(rule):
+    """In full on the first sample; what is about the other samples is the next test's."""
+    sample = samples(rule)[0]
+    report = overbar.check(rule, *sample.args, **sample.options)
+    assert report.verdict == "correct", report
 
 
 def reference_of(rule):
@@ -53,16 +46,43 @@ def reference_of(rule):
     return reference
 
 
+def pulled(f, sample, args):
+    """The value, and the bars of all float arguments for bars of the value drawn at random."""
+    leaves, tree = jax.tree.flatten(args)
+    where = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.inexact)]
+
+    def of_floats(*floats):
+        filled = list(leaves)
+        for i, x in zip(where, floats, strict=True):
+            filled[i] = x
+        y = f(*jax.tree.unflatten(tree, filled), **sample.options)
+        return [leaf for leaf in jax.tree.leaves(y) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+
+    y, pullback = jax.vjp(of_floats, *(leaves[i] for i in where))
+    keys = jax.random.split(jax.random.key(7), len(y))
+    return y, pullback([jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, y, strict=True)])
+
+
+def cases():
+    """All the samples; the first two of a rule on every version of JAX that is tested."""
+    for rule in RULES:
+        for number, sample in enumerate(samples(rule)):
+            marks = [pytest.mark.once] if number >= 2 else []
+            yield pytest.param(rule, sample, id=f"{rule.name}-{sample.name}", marks=marks)
+
+
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("rule", "sample"), CASES, ids=[f"{r.name}-{s.name}" for r, s in CASES])
+@pytest.mark.parametrize(("rule", "sample"), list(cases()))
 def test_is_its_reference(rule, sample):
     """Value and bars beside the reference, which shares no code with the rule; in float64."""
-    args = [widened(x) for x in sample.args]
-    got, want = (f(*args, **sample.options) for f in (rule, reference_of(rule)))
-    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
-    report = overbar.check(rule, *args, like=reference_of(rule), effort="quick", **sample.options)
-    bars_are_zero = report.verdict == "inconclusive" and "every bar is zero" in report.reason
-    assert report.verdict == "correct" or bars_are_zero, report
+    args = widened(sample.args)
+    (got, got_bars), (want, want_bars) = (pulled(f, sample, args) for f in (rule, reference_of(rule)))
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+    if "kink" in sample.tags:  # there a reference may take another value, and the next test looks
+        return
+    for a, b in zip(got_bars, want_bars, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12 + 1e-9 * np.max(np.abs(b), initial=0.0))
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,13 @@ def test_right_is_called_correct(case):
     assert report.verdict == "correct", report
 
 
-@pytest.mark.parametrize("case", list(some_of_each_fault()), ids=lambda case: case.name)
+def cases_of_wrong():
+    """Every second one is not run again on a second version of JAX."""
+    for number, case in enumerate(some_of_each_fault()):
+        yield pytest.param(case, id=case.name, marks=[pytest.mark.once] if number % 2 else [])
+
+
+@pytest.mark.parametrize("case", list(cases_of_wrong()))
 def test_wrong_is_called_wrong_and_its_cause_named(case):
     report = check(case.f, *case.args)
     assert report.verdict == "wrong", report
