@@ -273,3 +273,28 @@ class TestVerdict:
 
     def test_module_and_function_share_a_name(self):
         assert overbar.check is check
+
+
+class TestTies:
+    """Where entries are tied each may take any share of the bar, but all together have one slope."""
+
+    def maximum(self, share):
+        f = jax.custom_vjp(lambda x: jnp.max(x))
+
+        def backward(x, y_bar):
+            tied = (x == x.max()).astype(x.dtype)
+            return (y_bar * share(tied),)
+
+        f.defvjp(lambda x: (jnp.max(x), x), backward)
+        return f
+
+    x = jnp.array([1.0, 2.0, 2.0, 0.0])
+
+    def test_in_full_to_each_is_wrong(self):
+        assert check(self.maximum(lambda tied: tied), self.x).verdict == "wrong"
+
+    @pytest.mark.parametrize("share", [lambda t: t / t.sum(), lambda t: t * (jnp.cumsum(t) == 1)])
+    def test_shared_or_to_one_of_them_is_right(self, share):
+        report = check(self.maximum(share), self.x)
+        at_the_ties = [f for f in report.findings if "axis" not in f.what]  # with one more axis it is wrong
+        assert not at_the_ties, report

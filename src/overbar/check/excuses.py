@@ -75,7 +75,47 @@ def _at_a_kink(setting: Setting, compared: Compared) -> str | None:
             got = compared.got[k][i]
             if (at & ~((got >= low - slack) & (got <= high + slack) & jumps)).any():
                 return None
+    if any(_off_a_smooth_way(setting, compared, k, outside, step) for k in {k for k, _, _ in outside}):
+        return None
     return "at a kink the bar lies between the one-sided derivatives"
+
+
+def _off_a_smooth_way(
+    setting: Setting, compared: Compared, k: int, outside: list[tuple[int, int, np.ndarray]], step: float
+) -> bool:
+    """Whether the function has one slope along the direction in which the bars differ, and not the rule's.
+
+    Entry by entry each may lie between the one-sided derivatives: the bar of a maximum, in full to every
+    entry that is tied. Moved together they have one slope, which is not the sum of their bars.
+    """
+    direction = [np.zeros(np.shape(x)) for x in compared.inputs]
+    for number, i, at in outside:
+        if number == k:
+            direction[i] = np.where(at, bounds.wide(compared.got[k][i]) - compared.expected[k][i], 0.0)
+    largest = max(float(np.max(np.abs(d), initial=0.0)) for d in direction)
+    if sum(np.count_nonzero(d) for d in direction) < 2 or not 0 < largest < np.inf:
+        return False
+    direction = [d / largest for d in direction]
+
+    def values(h: float) -> Arrays:
+        moved = [bounds.wide(x) + h * d for x, d in zip(compared.inputs, direction, strict=True)]
+        return [bounds.wide(y) for y in setting.oracle.truth.outputs(moved)]
+
+    def along(bars: Arrays) -> float:
+        pairs = [(bounds.wide(b), d) for b, d in zip(bars, direction, strict=True) if d.any()]
+        return float(sum(np.sum(b[d != 0] * d[d != 0]) for b, d in pairs))
+
+    slope = 0.0
+    for b, after, here, before in zip(
+        compared.y_bars[k], values(step), values(0.0), values(-step), strict=True
+    ):
+        right, left = (after - here) / step, (here - before) / step
+        noise = 64 * setting.oracle.eps * np.abs(here) / step
+        if not (np.abs(right - left) <= noise + 1e-3 * (np.abs(right) + np.abs(left))).all():
+            return False  # a kink that way as well, or nothing finite
+        slope += float(np.sum(bounds.wide(b) * (right + left) / 2))
+    got, expected = along(compared.got[k]), along(compared.expected[k])
+    return abs(expected - slope) < abs(got - slope) / 16
 
 
 def _worst_entries(compared: Compared, k: int, i: int) -> np.ndarray:
