@@ -1,0 +1,135 @@
+"""Checkpoints of a run, by Orbax: written whole or not at all, the last few and the best kept.
+
+A checkpoint is the state (a pytree of arrays), the place (what else the run must know to go on, as JSON:
+the batches' place, the scores so far) and a checksum of every array. One that cannot be read, whose
+checksums do not fit, or that another experiment wrote, is named, and the one before it is taken.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+Place = dict[str, Any]
+
+
+class Restored(NamedTuple):
+    """A checkpoint that was read: after `step` updates the run stood at `state` and `place`."""
+
+    step: int
+    state: Any
+    place: Place
+
+
+class Unusable(Exception):
+    """A checkpoint cannot be gone on from; says why."""
+
+
+class Checkpoints:
+    """The checkpoints in one folder.
+
+    Args:
+      folder: where they lie, each in a folder named by its step.
+      owner: what the state belongs to (the experiment and the settings that decide its shapes and its
+        course), as JSON; a checkpoint with another owner is foreign.
+      keep: how many of the last are kept, and the best besides.
+      tell: is told, in a sentence, of each checkpoint that cannot be used.
+    """
+
+    def __init__(
+        self, folder: Path, owner: dict[str, Any], *, keep: int = 3, tell: Callable[[str], None] = print
+    ) -> None:
+        self.folder, self.owner, self.tell = folder.absolute(), owner, tell
+        kept = preservation_policy.AnyPreservationPolicy(
+            [
+                preservation_policy.LatestN(keep),
+                preservation_policy.BestN(get_metric_fn=lambda metrics: metrics["loss"], reverse=True, n=1),
+            ]
+        )
+        # Written before the run goes on: what a kill finds is a step that is whole, or the one before.
+        options = ocp.CheckpointManagerOptions(preservation_policy=kept, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    @property
+    def steps(self) -> list[int]:
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, place: Place, loss: float) -> None:
+        """Writes a checkpoint; the one of the smallest loss is kept whatever comes later.
+
+        Raises:
+          OSError: it cannot be written (the disk is full); those before it are as they were.
+        """
+        about = {"owner": self.owner, "place": place, "checksums": checksums(state)}
+        content = ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about))
+        try:
+            self._manager.save(step, args=content, metrics={"loss": loss}, force=True)
+        except OSError:
+            raise
+        except Exception as error:  # TensorStore's own, which names the cause at its end
+            raise OSError(None, f"checkpoint {step}: {_cause(error)}", str(self.folder)) from error
+
+    def restore(self, like: Any) -> Restored | None:
+        """The last checkpoint that can be used, or None where there is none.
+
+        Args:
+          like: a state of the same shapes, dtypes and placement on devices.
+        """
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+        for step in reversed(self.steps):
+            try:
+                return self._read(step, shapes)
+            except Unusable as reason:
+                self.tell(f"checkpoint {self.folder / str(step)} is not used: {reason}")
+        return None
+
+    def _read(self, step: int, shapes: Any) -> Restored:
+        try:
+            about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
+        except Exception as error:
+            raise Unusable(f"it cannot be read: {_cause(error)}") from error
+        if not isinstance(about, dict) or {"owner", "place", "checksums"} - about.keys():
+            raise Unusable("no run of an experiment wrote it")
+        if other := sorted(k for k in self.owner if about["owner"].get(k) != self.owner[k]):
+            told = ", ".join(f"{k} {about['owner'].get(k)!r}, here {self.owner[k]!r}" for k in other)
+            raise Unusable(f"it is another run's: {told}")
+        try:
+            content = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
+            state = self._manager.restore(step, args=content).state
+        except Exception as error:
+            raise Unusable(f"it cannot be read: {_cause(error)}") from error
+        if checksums(state) != about["checksums"]:
+            raise Unusable("its checksums do not fit: it is corrupt")
+        return Restored(step, state, about["place"])
+
+
+def checksums(state: Any) -> dict[str, int]:
+    """CRC-32 of every leaf's bytes, by its path; of the part that lies on this process' devices."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path): _checksum(leaf) for path, leaf in leaves}
+
+
+def _checksum(leaf: Any) -> int:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of an error's text, or its kind where it has none; not a library's traceback."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
