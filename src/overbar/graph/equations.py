@@ -94,7 +94,7 @@ def _rule_equation(node: Node, argument: int) -> str | None:
             if isinstance(v, Var):
                 position = slots.index(v) if len(inputs) > 1 else argument
                 letters[letter] = node.parents[position].symbol
-            else:
+            elif np.ndim(v.val) == 0:  # an array without a name keeps the rule's letter
                 letters[letter] = _number(v.val)
     _, _, right = rule.bars[which].partition("=")
     right = unicodedata.normalize("NFD", right.strip()).split(", for every")[0]
