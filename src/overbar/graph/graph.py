@@ -163,7 +163,7 @@ class Graph:
         return len(self.outputs) == 1 and self.outputs[0].shape == () and self.outputs[0].is_float
 
     def bars_or_why(self) -> tuple[bool, str]:
-        """Whether there are bars to show, of the last `backprop` or of a plain one, and if not, why not."""
+        """Whether there are bars to show, of the last `backprop` or of a plain one; if not, why not."""
         if self._messages is not None:
             return True, ""
         if not self.can_backprop:
