@@ -275,7 +275,7 @@ def test_what_cannot_be_written_gets_a_sentence(run, file, told):
     ("argv", "told"),
     [
         (["cli_model:cost", "1", "2", "3", "4"], "cost has no float input"),
-        (["cli_model:printing", "1.0"], "printing has side effects (debug)"),
+        (["cli_model:printing", "1.0"], "printing has side effects (debug"),
         (["cli_model:choosing", "1.0"], "a branch in it depends on a value"),
         (["cli_model:cost", "1.0"], "it raises TypeError: cost() missing 3 required"),
         (["cli_model:leaving", "1.0"], "it raises SystemExit"),

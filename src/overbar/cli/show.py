@@ -8,7 +8,7 @@ import contextlib
 import importlib.util
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -190,10 +190,8 @@ def _backprop(graph: Graph, options: argparse.Namespace) -> str:
     )
 
 
-def _types(nodes: Any) -> str:
-    from overbar.graph.graph import describe
-
-    return ", ".join(f"{node.symbol} {describe(node)}" for node in nodes)
+def _types(nodes: Sequence[Node]) -> str:
+    return ", ".join(f"{node.symbol} {node.dtype}[{','.join(map(str, node.shape))}]" for node in nodes)
 
 
 def _drawn(node: Node, kind: str, seed: int) -> Any:
