@@ -288,3 +288,34 @@ def test_the_first_nonfinite_is_found(f, args, phase, name, cause):
 def test_all_finite_is_none_and_a_bad_input_is_told():
     assert find_nonfinite(ratio)(1.0) is None
     assert find_nonfinite(ratio)(jnp.nan).phase == "input"
+
+
+def test_a_scalar_spread_over_an_array_is_summed_again():
+    def f(w, x):
+        z = w * x
+        y = x - w
+        L = (z * y).sum()
+        return L
+
+    graph = make_graph(f)(jnp.arange(2.0), jnp.float32(2.0))
+    assert graph["x"].equation == "Σ (z̄ ⊙ w) + Σ ȳ"
+    assert graph["w"].equation == "z̄ x − ȳ"
+
+
+def test_a_given_bar_is_shown_and_where_there_is_none_the_text_says_types():
+    def double(x):
+        y = 2.0 * x
+        return y
+
+    graph = make_graph(double)(jnp.ones(2))
+    assert str(graph).splitlines()[2].endswith("x̄ = 2 ȳ : float32[2]")
+    assert graph.bars_or_why()[1].startswith("No bars: the output is no float number (y float32[2])")
+    graph.backprop(jnp.ones(2))
+    assert "‖2.828‖" in str(graph)
+
+    def loop(x):
+        return jax.lax.while_loop(lambda c: c < 10, jax.jit(lambda c: c * 2), x)
+
+    graph = make_graph(loop)(1.0)
+    assert str(graph).startswith("forward")
+    assert "has no derivative in reverse" in graph.bars_or_why()[1]

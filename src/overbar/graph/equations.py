@@ -94,7 +94,7 @@ def _rule_equation(node: Node, argument: int) -> str | None:
             if isinstance(v, Var):
                 position = slots.index(v) if len(inputs) > 1 else argument
                 letters[letter] = node.parents[position].symbol
-            else:
+            elif np.ndim(v.val) == 0:  # an array without a name keeps the rule's letter
                 letters[letter] = _number(v.val)
     _, _, right = rule.bars[which].partition("=")
     right = unicodedata.normalize("NFD", right.strip()).split(", for every")[0]
@@ -316,8 +316,9 @@ class _Backward:
         out = eqn.outvars[0].aval.shape
         if new is None or name in _RESHAPING or step.x.aval.shape == out or not out:
             return new
-        # An axis of size 1 was spread by the operation itself: what it sends is summed over it.
-        spread = [i for i, (n, m) in enumerate(zip(step.x.aval.shape, out, strict=True)) if n != m]
+        # An axis of size 1, or a scalar, was spread by the operation itself: what it sends is summed over it.
+        shape = step.x.aval.shape or (1,) * len(out)
+        spread = [i for i, (n, m) in enumerate(zip(shape, out, strict=True)) if n != m]
         return _summed(new, spread, step.x.aval, eqn.outvars[0].aval)
 
     # -------------------------------------------------------------- forward, where a factor is no variable

@@ -162,6 +162,22 @@ class Graph:
             return self._seed() is not None
         return len(self.outputs) == 1 and self.outputs[0].shape == () and self.outputs[0].is_float
 
+    def bars_or_why(self) -> tuple[bool, str]:
+        """Whether there are bars to show, of the last `backprop` or of a plain one; if not, why not."""
+        if self._messages is not None:
+            return True, ""
+        if not self.can_backprop:
+            outputs = ", ".join(f"{n.name} {describe(n)}" for n in self.outputs)
+            return (
+                False,
+                f"No bars: the output is no float number ({outputs}); graph.backprop(bar=...) gives them.",
+            )
+        try:
+            self._ensure_backprop()
+        except GraphError as error:
+            return False, f"No bars: {error}"
+        return True, ""
+
     def _seeds(self, bar: Any) -> list[tuple[Node, Any]]:
         if len(self.outputs) == 1:
             bars = [bar] if not isinstance(bar, tuple | list | dict) else jax.tree.leaves(bar)
@@ -219,16 +235,18 @@ class Graph:
     def __str__(self) -> str:
         return self.text()
 
-    def text(self, *, depth: int = 1, most: int = 60) -> str:
+    def text(self, *, depth: int = 1, most: int = 60, width: int | None = None) -> str:
         """The lecture's two columns: what each node is, and how its bar comes about.
 
         Args:
           depth: how many levels of loops, branches and calls are opened.
           most: how many lines are shown before the middle is folded.
+          width: of the place it is shown at, in letters; where the columns do not fit beside each other
+            the second stands below the first, line by line. None for as wide as it gets.
         """
         from overbar.graph.text import columns
 
-        return columns(self, depth=depth, most=most)
+        return columns(self, depth=depth, most=most, width=width)
 
     def dot(self, *, most: int = 200) -> str:
         """The picture as Graphviz DOT; of more than `most` nodes the middle is folded into one box."""
@@ -497,9 +515,8 @@ class Graph:
         reader = Reader(self._reader.home, entry, title)
 
         def seed() -> Sequence[Any] | None:
-            if not values or (self._messages is None and not self.can_backprop):
+            if not values or not self.bars_or_why()[0]:
                 return None
-            self._ensure_backprop()
             if node.several:
                 given = iter(node.gathered)
                 used = set(node.operands[1])

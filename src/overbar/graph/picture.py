@@ -69,7 +69,7 @@ def picture(graph: Graph, *, most: int = 200) -> Picture:
     if most < 3:
         raise GraphError(f"most must be at least 3, so that first, folded and last fit, but came {most}.")
     values = graph.is_concrete
-    bars = values and graph.can_backprop
+    bars = values and graph.bars_or_why()[0]
     head, tail = list(graph.order), list[Node]()
     folded: list[Node] = []
     if len(head) > most:

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 WIDEST = 60  # of the forward column
 
 
-def columns(graph: Graph, *, depth: int = 1, most: int = 60) -> str:
+def columns(graph: Graph, *, depth: int = 1, most: int = 60, width: int | None = None) -> str:
     """The nodes in order on the left; on the right, to be read from below, how each gets its bar."""
     values = graph.is_concrete
-    bars = values and graph.can_backprop
+    bars = values and graph.bars_or_why()[0]
     rows: list[tuple[str, str]] = [("forward", "backward"), ("", "")]
     open_groups: tuple[Any, ...] = ()
     waiting: list[tuple[str, str] | tuple[str, Node]] = []  # a node's line is written only if it is shown
@@ -37,7 +37,7 @@ def columns(graph: Graph, *, depth: int = 1, most: int = 60) -> str:
         waiting.append((margin, node))
         if depth:
             for name, inner in node.inner.items():
-                waiting += _opened(node, name, inner, margin + "  ", depth)
+                waiting += _opened(node, name, inner, margin + "  ", depth, width)
     if len(waiting) > most:
         half = most // 2
         note = f"… {len(waiting) - 2 * half} more; graph.text(most=...) shows them"
@@ -47,16 +47,27 @@ def columns(graph: Graph, *, depth: int = 1, most: int = 60) -> str:
             rows.append((left + forward_text(right, values), backward_text(right, bars)))
         else:
             rows.append((left, right))
-    width = min(WIDEST, max(_width(left) for left, _ in rows))
-    return "\n".join(
-        (left + " " * (max(width - _width(left), 0) + 3) + right).rstrip() for left, right in rows
-    )
+    column = min(WIDEST, max(_width(left) for left, _ in rows))
+    lines = [(left + " " * (max(column - _width(left), 0) + 3) + right).rstrip() for left, right in rows]
+    if width is not None and max(map(_width, lines)) > width:
+        lines = [line for row in rows for line in _stacked(*row)]
+    return "\n".join(lines)
 
 
-def _opened(node: Node, name: str, inner: Graph, margin: str, depth: int) -> list[tuple[str, str]]:
+def _stacked(left: str, right: str) -> list[str]:
+    """The two columns of a row below each other, where they do not fit beside each other."""
+    margin = " " * (len(left) - len(left.lstrip()) + 4)
+    return [left, margin + right] if right else [left]
+
+
+def _opened(
+    node: Node, name: str, inner: Graph, margin: str, depth: int, width: int | None
+) -> list[tuple[str, str]]:
+    room = None if width is None else width - _width(margin) - 2
     times = f", {node.trips} times" if node.trips is not None else ""
     title = (f"{margin}▾ {name}{times}", "")
-    body = inner.text(depth=depth - 1).split("\n")[2:]
+    body = columns(inner, depth=depth - 1, width=room).split("\n")
+    body = body[body.index("") + 1 :]  # without the headings
     return [title, *((margin + "  " + line, "") for line in body)]
 
 
