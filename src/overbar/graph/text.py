@@ -22,7 +22,7 @@ WIDEST = 60  # of the forward column
 def columns(graph: Graph, *, depth: int = 1, most: int = 60) -> str:
     """The nodes in order on the left; on the right, to be read from below, how each gets its bar."""
     values = graph.is_concrete
-    bars = values and graph.can_backprop
+    bars = values and graph.bars_or_why()[0]
     rows: list[tuple[str, str]] = [("forward", "backward"), ("", "")]
     open_groups: tuple[Any, ...] = ()
     waiting: list[tuple[str, str] | tuple[str, Node]] = []  # a node's line is written only if it is shown
