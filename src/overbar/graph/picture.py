@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Box:
-    """One node. What stands after `groups` is there only if the picture was asked for its arrays.
+    """One node. What stands after `made` is there only if the picture was asked for its arrays.
 
     Attributes:
       id: n0, n1, ... in topological order.
@@ -28,9 +28,9 @@ class Box:
       forward, backward: the node's line in each of the lecture's columns.
       gets_bar: whether a bar flows back to it.
       groups: the names of the calls it was made in, the outermost first.
+      made: the operation in full, "w * x + b".
       type: such as float32[3,4].
       bar_name: its bar's name, z̄.
-      made: the operation in full, "w * x + b".
       equation: how its bar comes about, in full: "z̄ x + R̄ w".
       where: the place in the source, "model.py:12".
       values, bars: one array, or one for each result of an operation that has several.
@@ -45,9 +45,9 @@ class Box:
     backward: str
     gets_bar: bool
     groups: tuple[str, ...] = ()
+    made: str = ""
     type: str = ""
     bar_name: str = ""
-    made: str = ""
     equation: str = ""
     where: str = ""
     values: tuple[Array, ...] = ()
@@ -84,6 +84,30 @@ class Picture:
     boxes: tuple[Box, ...]
     edges: tuple[Edge, ...]
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What was made in one call of a function: boxes and further frames."""
+
+    name: str
+    members: tuple[Box | Frame, ...]
+
+
+def framed(boxes: tuple[Box, ...], depth: int = 0) -> tuple[Box | Frame, ...]:
+    """The boxes in order, those of each call together in a frame that stands where its first does."""
+    calls: dict[str, list[Box]] = {}
+    for box in boxes:
+        if len(box.groups) > depth:
+            calls.setdefault(box.groups[depth], []).append(box)
+    found: list[Box | Frame] = []
+    for box in boxes:
+        if len(box.groups) <= depth:
+            found.append(box)
+        elif calls[box.groups[depth]][0] is box:
+            name = box.groups[depth]
+            found.append(Frame(name, framed(tuple(calls[name]), depth + 1)))
+    return tuple(found)
 
 
 def picture(graph: Graph, *, most: int = 200, arrays: bool = False) -> Picture:
@@ -170,6 +194,7 @@ class _Drawing:
             backward_text(node, self.bars),
             node.needs_bar,
             groups,
+            spoken(node.operation),
         )
         if not self.arrays:
             return plain
@@ -178,7 +203,6 @@ class _Drawing:
             plain,
             type=describe(node),
             bar_name=barred(node.symbol),
-            made=spoken(node.operation),
             equation=node.equation if node.needs_bar else "",
             where=f"{os.path.basename(node.file)}:{node.line}" if node.file else "",
             values=_arrays(node.value) if self.values else (),
