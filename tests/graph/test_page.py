@@ -42,6 +42,7 @@ def odd(p, x, key, n, z):
     return größe
 
 
+@functools.cache
 def odd_graph():
     p = {HOSTILE: jnp.linspace(-1, 1, 40).astype(jnp.bfloat16)}
     x = jnp.linspace(-1, 1, 600).reshape(2, 10, 30)

@@ -209,9 +209,10 @@
   function levelElement(level, width) {
     level.index = levelElement.count = (levelElement.count || 0) + 1;
     const made = el("div", { class: "level" });
-    if (level.name) made.append(el("p", { class: "part" }, level.name));
+    if (level.name && level.holder.levels.length > 1) made.append(el("p", { class: "part" }, level.name));
     for (const row of layers(level, width)) {
-      const line = el("div", { class: "layer" });
+      const alone = row.filter((entry) => !entry.passes).length === 1;
+      const line = el("div", { class: alone ? "layer alone" : "layer" });
       for (const entry of row) {
         if (entry.passes) {
           const place = el("i", { class: "passing" });
@@ -337,8 +338,8 @@
       const key = `${line.from.index}>${line.to.index}`;
       const nth = many.get(key) || 0;
       many.set(key, nth + 1);
-      const aside = (nth % 2 ? 1 : -1) * Math.ceil(nth / 2) * 16 + (line.several ? 8 : 0);
-      const [a, b] = [boxOf(chips.get(line.from)), boxOf(chips.get(line.to).closest(".holder") || chips.get(line.to))];
+      const aside = 24 * (nth - (line.together - 1) / 2);
+      const [a, b] = [boxOf(chips.get(line.from)), boxOf(entrance(line.to))];
       // Edges that arrive side by side do not arrive in one point.
       const spread = (box, k, n) => (n > 1 ? (k / (n - 1) - 0.5) * Math.min(box.width * 0.6, 16 * n) : 0);
       const points = [[a.x + spread(a, line.out, line.outs) + aside / 4, a.bottom]];
@@ -362,11 +363,17 @@
       const number = line.edges.map((edge) => numbers.get(edge)).filter(Boolean).join(", ");
       if (number) {
         const [p, q] = [points[0], points[1]];
-        over.push(badge(number, (p[0] + q[0]) / 2, points.length > 2 ? q[1] - 2 : (p[1] + q[1]) / 2));
+        over.push(badge(number, (p[0] + q[0]) / 2, (p[1] + q[1]) / 2));
       }
     }
     svg.append(...over);
     graph.prepend(svg);
+  }
+
+  // Edges arrive at a node that opens from above what it holds.
+  function entrance(item) {
+    const chip = chips.get(item);
+    return item.box && item.levels.length ? chip.parentElement : chip;
   }
 
   function badge(text, x, y) {
@@ -422,7 +429,7 @@
       const key = `${line.from.index}>${line.to.index}`;
       pairs.set(key, (pairs.get(key) || 0) + 1);
     }
-    for (const line of lines) line.several = pairs.get(`${line.from.index}>${line.to.index}`) > 1;
+    for (const line of lines) line.together = pairs.get(`${line.from.index}>${line.to.index}`);
   }
 
   // The places that the edge holds: on its way out of groups, in the level that has both its ends, and into groups.
