@@ -316,8 +316,9 @@ class _Backward:
         out = eqn.outvars[0].aval.shape
         if new is None or name in _RESHAPING or step.x.aval.shape == out or not out:
             return new
-        # An axis of size 1 was spread by the operation itself: what it sends is summed over it.
-        spread = [i for i, (n, m) in enumerate(zip(step.x.aval.shape, out, strict=True)) if n != m]
+        # An axis of size 1, or a scalar, was spread by the operation itself: what it sends is summed over it.
+        shape = step.x.aval.shape or (1,) * len(out)
+        spread = [i for i, (n, m) in enumerate(zip(shape, out, strict=True)) if n != m]
         return _summed(new, spread, step.x.aval, eqn.outvars[0].aval)
 
     # -------------------------------------------------------------- forward, where a factor is no variable

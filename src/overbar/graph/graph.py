@@ -528,9 +528,8 @@ class Graph:
         reader = Reader(self._reader.home, entry, title)
 
         def seed() -> Sequence[Any] | None:
-            if not values or (self._messages is None and not self.can_backprop):
+            if not values or not self.bars_or_why()[0]:
                 return None
-            self._ensure_backprop()
             if node.several:
                 given = iter(node.gathered)
                 used = set(node.operands[1])

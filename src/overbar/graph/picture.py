@@ -16,6 +16,8 @@ from overbar.graph.text import backward_text, forward_text, spoken
 if TYPE_CHECKING:
     from overbar.graph import Graph
 
+LONGEST = 1000  # letters of a line
+
 
 @dataclass(frozen=True)
 class Box:
@@ -191,7 +193,7 @@ class _Drawing:
             node.symbol,
             node.kind,
             forward_text(node, self.values),
-            backward_text(node, self.bars),
+            _folded(backward_text(node, self.bars)),
             node.needs_bar,
             groups,
             spoken(node.operation),
@@ -203,7 +205,7 @@ class _Drawing:
             plain,
             type=describe(node),
             bar_name=barred(node.symbol),
-            equation=node.equation if node.needs_bar else "",
+            equation=_folded(node.equation) if node.needs_bar else "",
             where=f"{os.path.basename(node.file)}:{node.line}" if node.file else "",
             values=_arrays(node.value) if self.values else (),
             bars=_arrays(node.bar) if self.bars and node.needs_bar else (),
@@ -224,6 +226,11 @@ class _Drawing:
             times = f", {node.trips} times" if node.trips is not None else ""
             most = max(3, min(self.most, self.left[0]))
             yield title + times, _Drawing(graph, most, True, f"{name}-{part}-", self.left).picture()
+
+
+def _folded(line: str) -> str:
+    """A line without its middle if it is very long: the bar of what thousands of nodes use."""
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} … {line[-LONGEST // 4 :]}"
 
 
 def _arrays(value: Any) -> tuple[Array, ...]:
