@@ -145,6 +145,50 @@ def test_svg_is_well_formed_and_nothing_overlaps(name):
     assert len(heads) == uses
 
 
+def test_svg_frames_the_calls():
+    graph = graph_of("deep")
+    root = ElementTree.fromstring(graph.svg())
+    frames = {
+        frame.find(f"{SVG}title").text: [float(frame.get(k)) for k in ("x", "y", "width", "height")]
+        for frame in root.findall(f"{SVG}rect")
+        if frame.get("class") == "frame"
+    }
+    assert list(frames) == ["layer", "layer_2"]
+    inside = dict.fromkeys(frames, 0)
+    for x, y, w, h in rectangles(root):
+        for name, (left, top, width, height) in frames.items():
+            apart = x >= left + width or x + w <= left or y >= top + height or y + h <= top
+            held = left < x and x + w < left + width and top < y and y + h < top + height
+            assert apart or held
+            inside[name] += held
+    assert inside == {name: len(nodes) for name, nodes in graph.groups.items()}
+
+
+def test_svg_labels_edges_that_run_side_by_side():
+    root = ElementTree.fromstring(graph_of("square").svg())
+    labels = [t for t in root.findall(f"{SVG}text") if t.get("class") == "message"]
+    assert ["".join(t.itertext()) for t in labels] == ["ȳ xȳ x"] * 2  # the title, and the text
+    assert {t.get("text-anchor") for t in labels} == {"start", "end"}
+    assert ElementTree.fromstring(graph_of("lecture").svg()).find(f"{SVG}text") is None
+
+
+def test_svg_wraps_a_wide_layer_and_cuts_a_long_line():
+    def f(ps):
+        many = jnp.stack([ps[0], ps[1], ps[2], ps[3], ps[4], ps[5], ps[6], ps[7], ps[8], ps[9], *ps[10:]])
+        L = jnp.sum(many)
+        return L
+
+    graph = make_graph(f)([float(i) for i in range(30)])
+    root = ElementTree.fromstring(graph.svg())
+    rows = {y for _, y, _, _ in rectangles(root)}
+    assert len(rows) > 4
+    assert float(root.get("width")) < 2500
+    lines = ["".join(t.itertext()) for t in root.iter(f"{SVG}text")]
+    assert any(line.startswith("many = jnp.stack(") and "…" in line for line in lines)
+    titles = [title.text for title in root.iter(f"{SVG}title")]
+    assert any("ps[8], ps[9], *ps[10:]])" in title for title in titles)
+
+
 def test_a_large_graph_is_folded():
     def f(x):
         for _ in range(300):
@@ -166,7 +210,7 @@ def test_save_goes_by_the_suffix(tmp_path):
     for suffix, start in [(".svg", "<svg"), (".dot", "digraph"), (".mmd", "flowchart")]:
         graph.save(tmp_path / f"square{suffix}")
         assert (tmp_path / f"square{suffix}").read_text("utf-8").startswith(start)
-    with pytest.raises(GraphError, match=r"\.svg, \.dot, \.mmd; came \.png"):
+    with pytest.raises(GraphError, match=r"\.html, \.svg, \.dot, \.mmd; came \.png"):
         graph.save(tmp_path / "square.png")
 
 

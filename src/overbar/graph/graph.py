@@ -23,9 +23,9 @@ from overbar._adapter import (
     program,
     source_of,
 )
-from overbar.graph import cones, markup, passes
+from overbar.graph import cones, markup, page, passes
 from overbar.graph.local import OFTEN
-from overbar.graph.model import Bars, GraphError, Group, Message, Node, inexact, unknown
+from overbar.graph.model import Bars, GraphError, Group, Message, Node, describe, inexact, unknown
 from overbar.graph.names import Variables, expression, is_word, path_text, symbol, unique
 from overbar.graph.picture import picture
 from overbar.graph.source import Activation, Home, Place, Reader
@@ -69,6 +69,7 @@ class Graph:
         self._unflatten = unflatten or (lambda leaves: leaves[0] if len(leaves) == 1 else tuple(leaves))
         self._unflatten_bars = unflatten_bars or tuple
         self._messages: list[Message] | None = None
+        self._given: list[tuple[Node, Any]] = []
         self._inner: dict[Node, dict[str, Graph]] = {}
         self._compiled: dict[Any, Any] = {}
         self._children_of: dict[Node, tuple[Node, ...]] | None = None
@@ -114,7 +115,7 @@ class Graph:
         """
         seeds = self._seeds(bar)
         self._ensure_forward()
-        self._messages = passes.backprop(self, seeds)
+        self._messages, self._given = passes.backprop(self, seeds), seeds
         for graphs in self._inner.values():
             for graph in graphs.values():
                 graph._messages = None
@@ -131,6 +132,12 @@ class Graph:
         """What the children sent their parents, in the order of sending; by `backprop`."""
         self._ensure_backprop()
         return tuple(self._messages or ())
+
+    @property
+    def seeds(self) -> tuple[tuple[Node, Any], ...]:
+        """The outputs, each with the bar it was given: that of a scalar cost is 1."""
+        self._ensure_backprop()
+        return tuple(self._given)
 
     @property
     def bars(self) -> Bars:
@@ -264,14 +271,22 @@ class Graph:
         """
         return svg(picture(self, most=most))
 
+    def page(self, *, most: int = 200) -> str:
+        """A self-contained HTML page that steps through the two passes, node by node.
+
+        It shows each node's equation, its value, the messages that arrive and their sum; arrays as tables or
+        maps. It needs no network.
+        """
+        return page.page(picture(self, most=most, arrays=True))
+
     def save(self, path: str | os.PathLike[str], *, most: int = 200) -> None:
-        """Writes the picture, as its suffix says: .svg, .dot (Graphviz) or .mmd (Mermaid).
+        """Writes the picture, as its suffix says: .html (`page`), .svg, .dot (Graphviz) or .mmd (Mermaid).
 
         Raises:
           GraphError: another suffix; for .svg grandalf is not installed.
         """
         target = Path(path)
-        written = {".svg": self.svg, ".dot": self.dot, ".mmd": self.mermaid}
+        written = {".html": self.page, ".svg": self.svg, ".dot": self.dot, ".mmd": self.mermaid}
         if target.suffix.lower() not in written:
             came = target.suffix or "none"
             raise GraphError(f"the suffix says what to write: {', '.join(written)}; came {came} ({target}).")
@@ -625,8 +640,3 @@ def _dotted(name: str) -> str:
         else:
             return name
     return node.id + path_text(path[::-1])
-
-
-def describe(node: Node) -> str:
-    """A node's type as float32[3,4]."""
-    return ", ".join(f"{aval.dtype}[{','.join(map(str, aval.shape))}]" for aval in node.avals)

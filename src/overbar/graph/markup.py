@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
-from overbar.graph.picture import Box, Picture
+from overbar.graph.picture import Box, Frame, Picture, framed
 
 DOT_SHAPES = {"input": "ellipse", "constant": "ellipse", "fold": "plaintext"}
 
@@ -58,26 +59,18 @@ def _lines(box: Box) -> list[str]:
 
 def _framed(picture: Picture) -> Iterator[tuple[int, Box | tuple[int, str] | None]]:
     """The boxes, with a frame (number, name) before and None after those of one call, and their depth."""
-    yield from _level(picture.boxes, 0, iter(range(len(picture.boxes) * 8)))
+    yield from _level(framed(picture.boxes), 0, itertools.count())
 
 
 def _level(
-    boxes: tuple[Box, ...], depth: int, numbers: Iterator[int]
+    members: tuple[Box | Frame, ...], depth: int, numbers: Iterator[int]
 ) -> Iterator[tuple[int, Box | tuple[int, str] | None]]:
-    frames: dict[str, list[Box]] = {}
-    for box in boxes:
-        if len(box.groups) > depth:
-            frames.setdefault(box.groups[depth], []).append(box)
-    done: set[str] = set()
-    for box in boxes:
-        if len(box.groups) <= depth:
-            yield depth, box
-            continue
-        name = box.groups[depth]
-        if name not in done:
-            done.add(name)
-            yield depth, (next(numbers), name)
-            yield from _level(tuple(frames[name]), depth + 1, numbers)
+    for member in members:
+        if isinstance(member, Box):
+            yield depth, member
+        else:
+            yield depth, (next(numbers), member.name)
+            yield from _level(member.members, depth + 1, numbers)
             yield depth, None
 
 

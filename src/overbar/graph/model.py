@@ -206,3 +206,8 @@ def unknown(name: str, names: Mapping[str, Any]) -> str:
 def inexact(aval: Any) -> bool:
     """Whether a variable of this type can have a bar: float or complex."""
     return bool(jnp.issubdtype(aval.dtype, jnp.inexact))
+
+
+def describe(node: Node) -> str:
+    """A node's type as float32[3,4]."""
+    return ", ".join(f"{aval.dtype}[{','.join(map(str, aval.shape))}]" for aval in node.avals)

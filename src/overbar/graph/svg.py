@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter
 from xml.sax.saxutils import escape
 
-from overbar.graph.model import GraphError
+from overbar.graph.layout import Plan, layout
 from overbar.graph.picture import Box, Edge, Picture
 
-LETTER, LINE, PAD = 8.2, 18, 10  # pixels: a monospaced letter of 13 px, a line, the air in a box
-BETWEEN_LAYERS, BESIDE, MARGIN = 44, 24, 16
-LONGEST = 64  # letters of a line in a box
+LETTER, LINE, PAD, MARGIN = 8.2, 18, 10, 16  # pixels: a monospaced letter of 13 px, a line, air in and around
+LONGEST, LABEL = 64, 24  # letters of a line in a box, and of what stands beside an edge
 
 STYLE = """
 .overbar { color-scheme: light dark; }
 .overbar { font: 13px ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace; }
 .overbar rect { fill: #f6f8fa; stroke: #57606a; stroke-width: 1.2; }
 .overbar .paper { fill: #ffffff; stroke: none; }
+.overbar .frame { fill: none; stroke-dasharray: 3 3; }
+.overbar .name { fill: #57606a; }
+.overbar .message { fill: #9a3412; font-size: 12px; stroke: #ffffff; stroke-width: 4; paint-order: stroke; }
 .overbar text { fill: #1f2328; }
 .overbar .backward { fill: #9a3412; }
 .overbar .input rect { fill: #e7f1fb; }
@@ -30,6 +31,9 @@ STYLE = """
 @media (prefers-color-scheme: dark) {
   .overbar rect { fill: #21262d; stroke: #9aa4af; }
   .overbar .paper { fill: #0d1117; }
+  .overbar .frame { fill: none; }
+  .overbar .name { fill: #9aa4af; }
+  .overbar .message { fill: #ffb077; stroke: #0d1117; }
   .overbar text { fill: #e6edf3; }
   .overbar .backward { fill: #ffb077; }
   .overbar .input rect { fill: #12283f; }
@@ -39,25 +43,6 @@ STYLE = """
 """.strip()
 
 
-@dataclass
-class _View:
-    """What grandalf asks of a vertex: its size, and a place to write its position."""
-
-    w: float
-    h: float
-    xy: tuple[float, float] = (0.0, 0.0)
-
-
-class _Path:
-    """What grandalf asks of an edge: a place to write its points."""
-
-    def __init__(self) -> None:
-        self.points: list[tuple[float, float]] = []
-
-    def setpath(self, points: list[tuple[float, float]]) -> None:
-        self.points = [(float(x), float(y)) for x, y in points]
-
-
 def svg(picture: Picture) -> str:
     """The picture as a self-contained SVG document, for light and dark backgrounds.
 
@@ -65,90 +50,73 @@ def svg(picture: Picture) -> str:
       GraphError: grandalf is not installed.
     """
     lines = {box.id: _lines(box) for box in picture.boxes}
-    views, paths = _layout(picture, lines)
-    left = min(x - v.w / 2 for v in views.values() for x in [v.xy[0]])
-    left = min([left, *(x for path in paths for x, _ in path)]) - MARGIN
-    right = max([v.xy[0] + v.w / 2 for v in views.values()] + [x for p in paths for x, _ in p]) + MARGIN
-    top = min(v.xy[1] - v.h / 2 for v in views.values()) - MARGIN
-    bottom = max(v.xy[1] + v.h / 2 for v in views.values()) + MARGIN
-    box_of = f"{left:.0f} {top:.0f} {right - left:.0f} {bottom - top:.0f}"
+    sizes = {
+        name: (max(map(_width, text)) * LETTER + 2 * PAD, len(text) * LINE + 2 * PAD)
+        for name, text in lines.items()
+    }
+    plan = layout(picture, sizes)
+    labels = _labels(picture, plan)
+    ends = [(x - w / 2, x + w / 2) for x, _, w, _ in plan.places.values()]
+    ends += [(x, x + w) for x, _, w, _, _ in plan.frames]
+    ends += [(x, x) for path in plan.paths for x, _ in path]
+    ends += [(left, right) for left, right, _ in labels]
+    heights = [(y - h / 2, y + h / 2) for _, y, _, h in plan.places.values()]
+    heights += [(y, y + h) for _, y, _, h, _ in plan.frames]
+    left, top = min(x for x, _ in ends) - MARGIN, min(y for y, _ in heights) - MARGIN
+    width, height = max(x for _, x in ends) + MARGIN - left, max(y for _, y in heights) + MARGIN - top
     title = _text(f"The computational graph of {picture.title}")
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="overbar" role="img" viewBox="{box_of}" '
-        f'width="{right - left:.0f}" height="{bottom - top:.0f}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="overbar" role="img" '
+        f'viewBox="{left:.0f} {top:.0f} {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}">',
         f"<title>{title}</title>",
         f"<style>{STYLE}</style>",
-        f'<rect class="paper" x="{left:.0f}" y="{top:.0f}" '
-        f'width="{right - left:.0f}" height="{bottom - top:.0f}"/>',
+        f'<rect class="paper" x="{left:.0f}" y="{top:.0f}" width="{width:.0f}" height="{height:.0f}"/>',
     ]
-    ends = {box.id: box for box in picture.boxes}
-    for edge, points in zip(picture.edges, paths, strict=True):
-        parts.append(_edge(edge, points, ends))
-    for box in picture.boxes:
-        parts.append(_box(box, views[box.id], lines[box.id]))
+    parts += [_frame(frame) for frame in plan.frames]
+    boxes = {box.id: box for box in picture.boxes}
+    for edge, points in zip(picture.edges, plan.paths, strict=True):
+        parts.append(_edge(edge, points, boxes))
+    parts += [_box(box, plan.places[box.id], lines[box.id]) for box in picture.boxes]
+    parts += [text for _, _, text in labels]
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _layout(
-    picture: Picture, lines: dict[str, list[str]]
-) -> tuple[dict[str, _View], list[list[tuple[float, float]]]]:
-    """Where the boxes stand, and through which points each edge goes; the parts of a graph side by side."""
-    try:
-        from grandalf.graphs import Edge as Line
-        from grandalf.graphs import Graph as Drawing
-        from grandalf.graphs import Vertex
-        from grandalf.layouts import SugiyamaLayout
-    except ImportError as error:
-        raise GraphError(
-            "an SVG needs the package grandalf, which lays it out: pip install 'overbar[graph]'. "
-            "DOT and Mermaid need nothing: graph.save('graph.dot'), graph.save('graph.mmd')."
-        ) from error
-    vertices: dict[str, Any] = {}
-    for box in picture.boxes:
-        vertices[box.id] = Vertex(box.id)
-        width = max(_width(line) for line in lines[box.id]) * LETTER + 2 * PAD
-        vertices[box.id].view = _View(width, len(lines[box.id]) * LINE + 2 * PAD)
-    drawn: dict[tuple[str, str], Any] = {}
-    for edge in picture.edges:  # grandalf takes one line between two vertices; the rest run beside it
-        if (edge.source, edge.target) not in drawn:
-            line = Line(vertices[edge.source], vertices[edge.target])
-            line.view = _Path()
-            drawn[edge.source, edge.target] = line
-    start = 0.0
-    drawing = Drawing(list(vertices.values()), list(drawn.values()))
-    for component in drawing.C:
-        layout = SugiyamaLayout(component)
-        layout.xspace, layout.yspace = BESIDE, BETWEEN_LAYERS
-        layout.init_all(roots=[v for v in component.sV if not v.e_in()], inverted_edges=[], optimize=True)
-        layout.draw(3)
-        members = list(component.sV)
-        left = min(v.view.xy[0] - v.view.w / 2 for v in members)
-        for v in members:
-            x, y = v.view.xy
-            v.view.xy = (float(x - left + start), float(y))
-        for line in component.sE:
-            line.view.points = [(x - left + start, y) for x, y in line.view.points]
-        start = max(v.view.xy[0] + v.view.w / 2 for v in members) + BESIDE
-    views = {name: vertex.view for name, vertex in vertices.items()}
-    seen: dict[tuple[str, str], int] = {}
-    paths = []
-    for edge in picture.edges:
+def _frame(frame: tuple[float, float, float, float, str]) -> str:
+    x, y, w, h, name = frame
+    shown = _cut(name, int((w - 2 * PAD) / LETTER))
+    return (
+        f'<rect class="frame" x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{h:.1f}" rx="8">'
+        f"<title>{_text(name)}</title></rect>"
+        f'<text class="name" x="{x + PAD:.1f}" y="{y + 15:.1f}">{_text(shown)}</text>'
+    )
+
+
+def _labels(picture: Picture, plan: Plan) -> list[tuple[float, float, str]]:
+    """Left and right end of the messages' equations, and the text, where several edges join two boxes."""
+    together = Counter((edge.source, edge.target) for edge in picture.edges)
+    seen: Counter[tuple[str, str]] = Counter()
+    labels = []
+    for edge, ((x0, y0), (x1, y1), *_) in zip(picture.edges, plan.paths, strict=True):
         ends = edge.source, edge.target
-        seen[ends] = seen.get(ends, 0) + 1
-        paths.append(
-            _shifted(drawn[ends].view.points, views[edge.source], views[edge.target], seen[ends] - 1)
+        nth, seen[ends] = seen[ends], seen[ends] + 1
+        if together[ends] < 2 or not edge.message:
+            continue
+        shown = _cut(edge.message, LABEL)
+        y = y0 + 16 + 15 * (nth // 2)
+        x = x0 + (x1 - x0) * min((y - y0) / (y1 - y0), 1.0)
+        long = _width(shown) * LETTER
+        x, anchor = (x - 6, "end") if nth % 2 else (x + 6, "start")
+        left = x - long if nth % 2 else x
+        told = f"<title>{_text(edge.message)}</title>"
+        labels.append(
+            (
+                left,
+                left + long,
+                f'<text class="message" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">'
+                f"{told}{_text(shown)}</text>",
+            )
         )
-    return views, paths
-
-
-def _shifted(
-    points: list[tuple[float, float]], source: _View, target: _View, number: int
-) -> list[tuple[float, float]]:
-    """From the lower side of the one box to the upper side of the other; a second edge beside the first."""
-    aside = 14.0 * ((number + 1) // 2) * (-1 if number % 2 else 1)
-    (x0, y0), (x1, y1) = source.xy, target.xy
-    inner = [(x + aside, y) for x, y in points[1:-1]]
-    return [(x0 + aside, y0 + source.h / 2), *inner, (x1 + aside, y1 - target.h / 2)]
+    return labels
 
 
 def _edge(edge: Edge, points: list[tuple[float, float]], boxes: dict[str, Box]) -> str:
@@ -168,15 +136,16 @@ def _edge(edge: Edge, points: list[tuple[float, float]], boxes: dict[str, Box]) 
     return f'<g><title>{_text(told)}</title><path{still} d="{" ".join(steps)}"/>{head}</g>'
 
 
-def _box(box: Box, view: _View, lines: list[str]) -> str:
-    x, y = view.xy[0] - view.w / 2, view.xy[1] - view.h / 2
+def _box(box: Box, place: tuple[float, float, float, float], lines: list[str]) -> str:
+    x, y = place[0] - place[2] / 2, place[1] - place[3] / 2
     kinds = [box.kind, *([] if box.gets_bar else ["still"])]
     round_ = 16 if box.kind in ("input", "constant") else 4
     where = f" (in {' › '.join(box.groups)})" if box.groups else ""
-    told = "\n".join(part for part in (box.forward + where, box.backward) if part)
+    cut = box.made if box.made not in box.forward else ""
+    told = "\n".join(part for part in (box.forward + where, cut, box.backward) if part)
     parts = [
         f'<g class="{" ".join(kinds)}"><title>{_text(told)}</title>',
-        f'<rect x="{x:.1f}" y="{y:.1f}" width="{view.w:.1f}" height="{view.h:.1f}" rx="{round_}"/>',
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{place[2]:.1f}" height="{place[3]:.1f}" rx="{round_}"/>',
     ]
     for i, line in enumerate(lines):
         kind = ' class="backward"' if i else ""
@@ -194,8 +163,8 @@ def _lines(box: Box) -> list[str]:
     return [_cut(line) for line in (box.forward, box.backward) if line]
 
 
-def _cut(line: str) -> str:
-    return line if _width(line) <= LONGEST else line[: LONGEST - 1] + "…"
+def _cut(line: str, longest: int = LONGEST) -> str:
+    return line if _width(line) <= longest else line[: max(longest - 1, 0)] + "…"
 
 
 def _width(text: str) -> int:
