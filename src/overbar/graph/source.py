@@ -68,6 +68,12 @@ class Statement:
         return None
 
     @functools.cached_property
+    def aliases(self) -> tuple[str, ...]:
+        """The other variables that take the same value: b in a = b = x."""
+        targets = self.node.targets[1:] if isinstance(self.node, ast.Assign) else []
+        return tuple(name for target in targets if isinstance(name := _target(target), str))
+
+    @functools.cached_property
     def expressions(self) -> dict[Position, ast.expr]:
         """Its expressions by position; of several at one position the innermost."""
         found = {}
@@ -423,6 +429,11 @@ def _location(frame: Frame) -> Position:
     code, offset = frame
     line, last, column, last_column = _positions(code)[offset // 2]
     return (line or code.co_firstlineno, column or 0, last or line or 0, last_column or 0)
+
+
+def line_of(code: Any, offset: int) -> int:
+    """The line of an instruction."""
+    return _location((code, offset))[0]
 
 
 def _steps_back(old: list[Frame], new: list[Frame]) -> bool:

@@ -86,17 +86,32 @@ def backward_text(node: Node, values: bool) -> str:
 def spoken(operation: str) -> str:
     """An expression with its names as a person writes them.
 
-    >>> spoken("L + lam * R")
-    'L + λ * R'
+    >>> spoken("L + lam * params.w1")
+    'L + λ * params.w₁'
     """
     try:
         tree = ast.parse(operation, mode="eval")
     except SyntaxError:
         return operation
-    for name in ast.walk(tree):
-        if isinstance(name, ast.Name):
-            name.id = symbol(name.id)
-    return " ".join(ast.unparse(tree).split())
+    return " ".join(ast.unparse(_Spoken().visit(tree)).split())
+
+
+class _Spoken(ast.NodeTransformer):
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        return ast.Name(symbol(node.id))
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.Attribute:
+        visited = self.visit(node.value)
+        return ast.Attribute(visited, symbol(node.attr), node.ctx)
+
+    def visit_Call(self, node: ast.Call) -> ast.Call:
+        """What is called keeps its name: jnp.gamma(x)."""
+        given = [self.visit(a) for a in node.args]
+        named = [ast.keyword(k.arg, self.visit(k.value)) for k in node.keywords]
+        func = node.func
+        if isinstance(func, ast.Attribute):  # but lam.sum() is λ.sum()
+            func = ast.Attribute(self.visit(func.value), func.attr, func.ctx)
+        return ast.Call(func, given, named)
 
 
 def _shown(node: Node, value: Any) -> str:
