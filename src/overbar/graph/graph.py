@@ -21,12 +21,13 @@ from overbar._adapter import (
     custom_vjp_body,
     opened,
     program,
+    scan_counts,
     source_of,
 )
 from overbar.graph import cones, markup, passes
 from overbar.graph.local import OFTEN
 from overbar.graph.model import Bars, GraphError, Group, Message, Node, inexact, unknown
-from overbar.graph.names import Known, Variables, dotted, expression, is_word, symbol, unique
+from overbar.graph.names import Known, Variables, barred, dotted, expression, is_word, symbol, unique
 from overbar.graph.picture import picture
 from overbar.graph.source import Activation, Home, Place, Reader
 from overbar.graph.svg import svg
@@ -63,9 +64,10 @@ class Graph:
         unflatten: Callable[[list[Any]], Any] | None = None,
         unflatten_bars: Callable[[list[Any]], Any] | None = None,
         seed: Callable[[], Sequence[Any] | None] | None = None,
+        bars_given: Sequence[str] | None = None,
     ):
         self.name, self.level = reader.root.name, level
-        self._reader, self._seed = reader, seed
+        self._reader, self._seed, self._bars_given = reader, seed, bars_given
         self._unflatten = unflatten or (lambda leaves: leaves[0] if len(leaves) == 1 else tuple(leaves))
         self._unflatten_bars = unflatten_bars or tuple
         self._messages: list[Message] | None = None
@@ -469,6 +471,7 @@ class Graph:
         )
         node.program = _tupled(call) if several else _single(call)
         node.eqns, node.operands = tuple(renamed), (tuple(operands), tuple(results))
+        node.positions = tuple(place.position for place in places)
         node.carries = cones.flows(renamed, operands, results)
         node.file, node.line = places[-1].file, places[-1].line
         node.needs_bar = node.is_float and any(
@@ -539,7 +542,23 @@ class Graph:
                 return [next(given) if v in used else None for v in node.eqns[-1].outvars]
             return [node.gathered if v in node.operands[1] else None for v in node.eqns[-1].outvars]
 
-        return Graph(inner, consts, inputs, reader, self.level, seed=seed)
+        given = self._bars_given_to(node, [name for name, _ in inputs])
+        return Graph(inner, consts, inputs, reader, self.level, seed=seed, bars_given=given)
+
+    def _bars_given_to(self, node: Node, inputs: Sequence[str]) -> list[str]:
+        """What the bars of the results of a body are, in words: those of the node that holds it."""
+        symbols: dict[Any, str] = {}
+        parts = {child.part: child.symbol for child in self._children(node)} if node.several else {}
+        for i, v in enumerate(node.operands[1]):
+            symbols[v] = barred(parts[i]) if i in parts else barred(node.symbol)
+        eqn = node.eqns[-1]
+        words = [symbols.get(v, "0") for v in eqn.outvars]
+        if eqn.primitive.name == "scan":
+            constants, carried = scan_counts(eqn)
+            carry = inputs[constants : constants + carried]
+            ends = [f"({barred(symbol(name))} of the next step)" for name in carry]
+            words = [*ends, *(f"{word}[i]" if word != "0" else word for word in words[carried:])]
+        return words if eqn.primitive.name != "while" else []
 
 
 class _Groups:

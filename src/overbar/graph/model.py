@@ -65,6 +65,7 @@ class Node:
     file: str | None = None
     line: int | None = None
     eqns: tuple[Any, ...] = ()
+    positions: tuple[Any, ...] = ()  # of the equations, in the source
     operands: tuple[Any, ...] = ()
     carries: tuple[bool, ...] = ()
     program: Callable[..., Any] | None = None

@@ -485,6 +485,8 @@ def _arguments(activation: Activation) -> dict[str, ast.expr]:
     call = caller.statement.expression_at(activation.position)
     if not isinstance(call, ast.Call):
         return {}
+    if not activation.direct and ast.unparse(call.func).split(".")[-1] != code.co_name:
+        return {}  # net.apply(params, x), which calls net.__call__(x)
     parameters = list(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
     given: dict[str, ast.expr] = {}
     arguments = list(call.args)

@@ -58,8 +58,8 @@ class Nonfinite:
             head = f"forward: {self.name} = {self.operation}{turn} is the first to be {self.what}{at}"
         else:
             head = (
-                f"backward: the message of {self.name} = {self.operation}{turn} to {self.target} is the first "
-                f"to be {self.what}{at}"
+                f"backward: the message of {self.name} = {self.operation}{turn} to {self.target} is "
+                f"the first to be {self.what}{at}"
             )
         lines = [head, *(f"  {name} = {_summary(value)}" for name, value in self.inputs.items())]
         return "\n".join([*lines, f"  usual cause: {self.cause}"] if self.cause else lines)
@@ -68,8 +68,8 @@ class Nonfinite:
 def find_nonfinite(f: Callable[..., Any]) -> Callable[..., Nonfinite | None]:
     """Finds which operation of a function first gives NaN or infinity, in the forward or the backward pass.
 
-    The function is evaluated one primitive after the other, in the taken branch of a cond, in scans and
-    while loops turn by turn. Where everything is finite, backpropagation is gone through message by
+    The function is evaluated one primitive after the other, in the taken branch of a cond, in scans
+    and while loops turn by turn. Where everything is finite, backpropagation is gone through message by
     message, from a bar of ones, and turn by turn as well. An infinity that is written down as a number
     (the −inf of a mask) is not reported as long as no NaN comes of it and it does not reach the result.
 

@@ -10,6 +10,7 @@ import ast
 import contextlib
 import functools
 import inspect
+import itertools
 import linecache
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -187,12 +188,14 @@ class Activation:
       caller: the execution of the statement that called it; None for the graph's own function.
       position: the call in that statement.
       code: the function's code object.
+      direct: whether no function of a library lies between the two.
     """
 
     name: str
     caller: Execution | None
     position: Position | None = None
     code: Any = None
+    direct: bool = True
 
     @property
     def depth(self) -> int:
@@ -297,6 +300,7 @@ class Reader:
         self.home, self.entry = home, entry
         self.root = Activation(name, None)
         self._levels: list[_Level] = []
+        self._direct: list[bool] = []
         self._below: list[Frame] = []
         self._found: dict[Frame, Statement | None] = {}
 
@@ -309,6 +313,7 @@ class Reader:
             self._levels, self._below = [], []
             return self._sourceless([frames[i] for i in users])
         path = [frames[i] for i in chosen]
+        self._direct = [True, *(here + 1 == after for here, after in itertools.pairwise(chosen))]
         below = frames[chosen[-1] + 1 :]
         self._enter(path, below)
         last = self._levels[-1]
@@ -400,7 +405,8 @@ class Reader:
             if levels:
                 caller = levels[-1]
                 name = _function_name(frame[0])
-                activation = Activation(name, caller.execution, caller.position, frame[0])
+                direct = self._direct[len(levels)]
+                activation = Activation(name, caller.execution, caller.position, frame[0], direct)
             else:
                 activation = self.root
             levels.append(_Level(frame, Execution(self._statement(frame), activation), _location(frame)))

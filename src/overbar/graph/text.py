@@ -23,17 +23,15 @@ def columns(graph: Graph, *, depth: int = 1, most: int = 60) -> str:
     """The nodes in order on the left; on the right, to be read from below, how each gets its bar."""
     values = graph.is_concrete
     bars = values and graph.can_backprop
-    rows: list[tuple[str, str]] = [("forward", "backward"), ("", "")]
+    rows: list[tuple[str, str | None]] = [("forward", "backward"), ("", "")]
     open_groups: tuple[Any, ...] = ()
-    waiting: list[tuple[str, str] | tuple[str, Node]] = []  # a node's line is written only if it is shown
-    for node in graph.order:
-        shared = 0
-        while shared < min(len(open_groups), len(node.groups)) and open_groups[shared] is node.groups[shared]:
-            shared += 1
-        for level, group in enumerate(node.groups[shared:], start=shared):
+    waiting: list[tuple[str, str | Node | None]] = []  # a node's line is written only if it is shown
+    for node, groups in _placed(graph):
+        shared = _shared(open_groups, groups)
+        for level, group in enumerate(groups[shared:], start=shared):
             waiting.append(("  " * level + f"▾ {group.name}", ""))
-        open_groups = node.groups
-        margin = "  " * len(node.groups)
+        open_groups = groups
+        margin = "  " * len(groups)
         waiting.append((margin, node))
         if depth:
             for name, inner in node.inner.items():
@@ -44,27 +42,55 @@ def columns(graph: Graph, *, depth: int = 1, most: int = 60) -> str:
         waiting = [*waiting[:half], (note, ""), *waiting[len(waiting) - half :]]
     for left, right in waiting:
         if isinstance(right, Node):
-            rows.append((left + forward_text(right, values), backward_text(right, bars)))
+            made = forward_text(right, values, WIDEST - len(left))
+            rows.append((left + made, backward_text(right, bars)))
         else:
             rows.append((left, right))
-    width = min(WIDEST, max(_width(left) for left, _ in rows))
+    width = max(_width(left) for left, right in rows if right is not None)
     return "\n".join(
-        (left + " " * (max(width - _width(left), 0) + 3) + right).rstrip() for left, right in rows
+        (left + " " * (width - _width(left) + 3) + (right or "")).rstrip() for left, right in rows
     )
 
 
-def _opened(node: Node, name: str, inner: Graph, margin: str, depth: int) -> list[tuple[str, str]]:
+def _placed(graph: Graph) -> list[tuple[Node, tuple[Any, ...]]]:
+    """The nodes with the groups they are shown in: an input that a call is the first to use stands in it."""
+    placed: list[tuple[Node, tuple[Any, ...]]] = []
+    after: tuple[Any, ...] = ()
+    for node in reversed(graph.order):
+        after = after if node.kind == "input" else node.groups
+        placed.append((node, after))
+    placed.reverse()
+    before: tuple[Any, ...] = ()
+    for i, (node, groups) in enumerate(placed):
+        if node.kind == "input":
+            placed[i] = (node, groups[: _shared(before, groups)])
+        before = placed[i][1]
+    return placed
+
+
+def _shared(one: tuple[Any, ...], other: tuple[Any, ...]) -> int:
+    """How many of the outermost groups are the same."""
+    shared = 0
+    while shared < min(len(one), len(other)) and one[shared] is other[shared]:
+        shared += 1
+    return shared
+
+
+def _opened(
+    node: Node, name: str, inner: Graph, margin: str, depth: int
+) -> list[tuple[str, str | Node | None]]:
+    """The body of a loop, branch or call, with columns of its own."""
     times = f", {node.trips} times" if node.trips is not None else ""
-    title = (f"{margin}▾ {name}{times}", "")
+    title = f"{margin}▾ {name}{times}"
     body = inner.text(depth=depth - 1).split("\n")[2:]
-    return [title, *((margin + "  " + line, "") for line in body)]
+    return [(title, None), *((margin + "  " + line, None) for line in body)]
 
 
-def forward_text(node: Node, values: bool) -> str:
+def forward_text(node: Node, values: bool, widest: int = WIDEST) -> str:
     """z = w * x + b = 2.5, or an input with its value; a type where there is no value."""
     made = f" = {spoken(node.operation)}" if node.operation else ""
     shown = "" if node.several else _shown(node, node.value if values else None)
-    room = max(WIDEST - _width(node.symbol) - _width(shown), 16)
+    room = max(widest - _width(node.symbol) - _width(shown), 16)
     if len(made) > room:
         made = made[: room - 1] + "…"
     return node.symbol + made + shown

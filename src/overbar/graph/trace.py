@@ -95,7 +95,8 @@ def _graph(f: Callable[..., Any], level: Level, args: tuple[Any, ...], kwargs: d
 
     jaxpr, consts = opened(_traced(title, overbar_entry, specs))
     entry: Any = overbar_entry.__code__
-    jaxpr, consts, entry = _without_outer_jit(jaxpr, consts, entry)
+    home = Home.of(f)
+    jaxpr, consts, entry = _without_outer_jit(jaxpr, consts, entry, home)
 
     def unflatten(values: list[Any]) -> Any:
         given = iter(values)
@@ -111,7 +112,7 @@ def _graph(f: Callable[..., Any], level: Level, args: tuple[Any, ...], kwargs: d
         return (*by_position, by_name) if by_name else by_position
 
     values = [None if isinstance(s, jax.ShapeDtypeStruct) else s for s in specs]
-    reader = Reader(Home.of(f), entry, title)
+    reader = Reader(home, entry, title)
     return Graph(
         jaxpr,
         consts,
@@ -191,13 +192,17 @@ def _described(leaf: Any) -> str:
     return type(leaf).__name__
 
 
-def _without_outer_jit(jaxpr: Any, consts: list[Any], entry: Any) -> tuple[Any, list[Any], Any]:
+def _without_outer_jit(jaxpr: Any, consts: list[Any], entry: Any, home: Home) -> tuple[Any, list[Any], Any]:
     """The body of a function that is as a whole wrapped in jit or remat: its graph is the function's."""
     while len(jaxpr.eqns) == 1 and not consts and list(jaxpr.eqns[0].outvars) == list(jaxpr.outvars):
         eqn = jaxpr.eqns[0]
         body = calls_of(eqn)
         if body is None or list(eqn.invars) != list(jaxpr.invars):
             break
+        codes = [code for code, _ in frames_of(eqn)]
+        below = codes[codes.index(entry) + 1 :] if entry in codes else []
+        if any(code.co_filename in home for code in below):
+            break  # it is called in the function, not around it
         name, _, where = source_of(body).partition(" at ")
         file, _, line = where.rpartition(":")
         entry = (name, file, int(line)) if line.isdecimal() else entry
