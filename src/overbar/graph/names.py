@@ -388,7 +388,10 @@ def _with_the_last_name(tree: ast.expr, known: Known) -> ast.expr:
                 held |= {m.id for m in ast.walk(n.target) if isinstance(m, ast.Name)}
             case ast.Lambda():
                 held |= {m.id for m in ast.walk(n) if isinstance(m, ast.Name)}
-    unnamed = [p for p in known.parents if p not in {n.id for n in names}]
+    keys = {
+        n.slice.value for n in nodes if isinstance(n, ast.Subscript) and isinstance(n.slice, ast.Constant)
+    }
+    unnamed = [p for p in known.parents if p not in {n.id for n in names} | keys]
     strange = {n.id for n in names} - set(known.parents) - held - known.taken - set(vars(builtins))
     if len(unnamed) == len(strange) == 1:
         for found in names:
