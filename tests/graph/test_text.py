@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from overbar import GraphError, find_nonfinite, make_graph
@@ -133,54 +132,6 @@ def test_shapes_alone_are_enough_for_the_structure():
     assert "float32[]" in str(graph)
     with pytest.raises(GraphError, match="shapes alone"):
         graph.forward()
-
-
-def test_a_model_of_flax():
-    linen = pytest.importorskip("flax.linen", reason="flax is not installed")
-
-    class Net(linen.Module):
-        @linen.compact
-        def __call__(self, x):
-            h = linen.Dense(3)(x)
-            a = jnp.tanh(h)
-            return linen.Dense(1)(a)
-
-    net, x = Net(), jnp.ones((2, 4))
-    params = net.init(jax.random.key(0), x)
-
-    def loss(params, x):
-        y = net.apply(params, x)
-        L = jnp.sum(y**2)
-        return L
-
-    graph = make_graph(loss)(params, x)
-    assert {"params.params.Dense_0.kernel", "h", "a", "y", "L"} <= set(names(graph))
-    close_trees(graph.backprop(), jax.grad(loss, (0, 1))(params, x))
-
-
-def test_a_model_of_equinox():
-    eqx = pytest.importorskip("equinox", reason="equinox is not installed")
-    mlp = eqx.nn.MLP(2, 1, 4, 1, key=jax.random.key(0))
-
-    def loss(model, x):
-        y = model(x)
-        L = jnp.sum(y**2)
-        return L
-
-    graph = make_graph(loss)(mlp, jnp.ones(2))
-    assert {"model.layers[0].weight", "y", "L"} <= set(names(graph))
-    want = eqx.filter_grad(loss)(mlp, jnp.ones(2))
-    for i in (0, 1):
-        for leaf in ("weight", "bias"):
-            bar = graph.bars[f"model.layers[{i}].{leaf}"]
-            np.testing.assert_allclose(bar, getattr(want.layers[i], leaf), rtol=1e-5)
-            assert np.any(bar != 0)
-
-
-def close_trees(a, b):
-    assert all(
-        jnp.allclose(x, y, rtol=1e-5) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    )
 
 
 # ---------------------------------------------------------------------- bad input

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,15 +17,17 @@ from jax.extend.core import Var, jaxpr_as_fun
 from overbar._adapter import (
     argument_names,
     calls_of,
+    custom_jvp_body,
     custom_vjp_body,
     opened,
     program,
+    scan_counts,
     source_of,
 )
 from overbar.graph import cones, markup, page, passes
 from overbar.graph.local import OFTEN
 from overbar.graph.model import Bars, GraphError, Group, Message, Node, describe, inexact, unknown
-from overbar.graph.names import Variables, expression, is_word, path_text, symbol, unique
+from overbar.graph.names import Known, Variables, barred, dotted, expression, is_word, symbol, unique
 from overbar.graph.picture import picture
 from overbar.graph.source import Activation, Home, Place, Reader
 from overbar.graph.svg import svg
@@ -63,9 +64,10 @@ class Graph:
         unflatten: Callable[[list[Any]], Any] | None = None,
         unflatten_bars: Callable[[list[Any]], Any] | None = None,
         seed: Callable[[], Sequence[Any] | None] | None = None,
+        bars_given: Sequence[str] | None = None,
     ):
         self.name, self.level = reader.root.name, level
-        self._reader, self._seed = reader, seed
+        self._reader, self._seed, self._bars_given = reader, seed, bars_given
         self._unflatten = unflatten or (lambda leaves: leaves[0] if len(leaves) == 1 else tuple(leaves))
         self._unflatten_bars = unflatten_bars or tuple
         self._messages: list[Message] | None = None
@@ -141,9 +143,13 @@ class Graph:
 
     @property
     def bars(self) -> Bars:
-        """The bar of every node by its name, `graph.bars["z"]`; by `backprop`."""
+        """The bar of every node by its name, `graph.bars["z"]`; by `backprop`.
+
+        A variable that the result does not depend on is no node, but has its bar here: zeros.
+        """
         self._ensure_backprop()
-        return Bars({node.name: node.gathered for node in self.order}, self._symbols)
+        idle = {name: aval for name, aval in self._idle.items() if name not in self._by_name}
+        return Bars({node.name: node.gathered for node in self.order}, self._symbols, idle)
 
     def _ensure_forward(self) -> None:
         if not self._evaluated:
@@ -186,7 +192,11 @@ class Graph:
         return True, ""
 
     def _seeds(self, bar: Any) -> list[tuple[Node, Any]]:
+        if not self.outputs:
+            raise GraphError(f"{self.name} returns no array, so that there is nothing to go back from.")
         if len(self.outputs) == 1:
+            if isinstance(bar, list | tuple) and len(jax.tree.leaves(bar)) > 1:  # an array, written as a list
+                bar = np.asarray(bar)
             bars = [bar] if not isinstance(bar, tuple | list | dict) else jax.tree.leaves(bar)
         else:
             bars = jax.tree.leaves(bar, is_leaf=lambda x: x is None)
@@ -217,14 +227,26 @@ class Graph:
                 f"needs its bar, an array of shape {output.shape}, but {came}. Reduce it to a "
                 "number, or pass bar=."
             )
-        return jnp.asarray(given, output.dtype)
+        try:
+            array = jnp.asarray(None if isinstance(given, str | bytes) else given)
+            fits = jnp.issubdtype(array.dtype, jnp.number) and (
+                not jnp.iscomplexobj(array) or jnp.issubdtype(output.dtype, jnp.complexfloating)
+            )
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise GraphError(
+                f"the bar of the output {output.name} of {self.name} must be numbers of {output.dtype}, "
+                f"but came {given!r}."
+            )
+        return array.astype(output.dtype)
 
     # ------------------------------------------------------------------ looking at it
 
     def __getitem__(self, name: str) -> Node:
         """A node by its name or its symbol: graph["lam"], graph["λ"]."""
         if name not in self._by_name and self._symbols.get(name) not in self._by_name:
-            raise KeyError(unknown(name, self._by_name))
+            raise KeyError(unknown(name, self._by_name, self._idle))
         return self._by_name[name] if name in self._by_name else self._by_name[self._symbols[name]]
 
     def __contains__(self, name: object) -> bool:
@@ -345,6 +367,7 @@ class Graph:
                     places[last],
                     (eqns[last].outvars.index(cone.results[0]), len(eqns[last].outvars)),
                 )
+        self._idle = self._variables_of_no_use(eqns, places, found)
         variables = Variables(results)
         wanted = [variables.of(i) for i in range(len(results))]
         input_names = unique([(name, 0) for name, _ in inputs], [])
@@ -355,7 +378,8 @@ class Graph:
             for name, v, (_, value) in zip(input_names, jaxpr.invars, inputs, strict=True)
         )
         made: dict[Any, Node] = dict(zip(jaxpr.invars, self.inputs, strict=True))
-        spoken: dict[Node, str] = {node: node.name for node in self.inputs}
+        spoken: dict[Node, tuple[str, ...]] = {node: (node.name,) for node in self.inputs}
+        taken = set(input_names)
         groups = _Groups()
         order: list[Node] = []
         placed: set[Node] = set()
@@ -375,13 +399,15 @@ class Graph:
             node.groups = groups.of(place)
             others = positions.get(place.execution, {})
             mine = {p: symbol_ for p, symbol_ in others.items() if symbol_ != node.name}
-            local = {spoken[p]: p.name for p in node.parents if p in spoken}
-            doubled = Counter(spoken[p] for p in dict.fromkeys(node.parents) if p in spoken)
-            local = {word: name for word, name in local.items() if doubled[word] == 1}
+            words = [(word, p.name) for p in dict.fromkeys(node.parents) for word in spoken.get(p, ())]
+            doubled = Counter(word for word, _ in words)
+            local = {word: name for word, name in words if doubled[word] == 1}
             final = variables.is_final(number) or results[number][1] is not None or len(cone.results) > 1
-            node.operation = expression(place, final, mine, local, _plain(node))
-            if (variable := wanted[number]) is not None:
-                spoken[node] = variable[0]
+            item = variables.unpacked(number)
+            names_known = Known(mine, local, [p.name for p in dict.fromkeys(node.parents)], taken)
+            node.operation = expression(place, final, item, names_known, _plain(node))
+            spoken[node] = _words(place, wanted[number])
+            taken |= set(spoken[node])
             place_inputs(node.parents)
             order.append(node)
             number += 1
@@ -390,8 +416,7 @@ class Graph:
                 continue
             for i, v in enumerate(cone.results):
                 part = self._part(node, i, v, names[number])
-                if (variable := wanted[number]) is not None:
-                    spoken[part] = variable[0]
+                spoken[part] = _words(place, wanted[number])
                 made[v] = part
                 order.append(part)
                 number += 1
@@ -410,6 +435,16 @@ class Graph:
             for node in self.order:
                 if node.program is not None and node.eqns:
                     node.key = cones.structure(node.eqns, *node.operands)
+
+    def _variables_of_no_use(
+        self, eqns: Sequence[Any], places: Sequence[Place], found: Sequence[cones.Cone]
+    ) -> dict[str, Any]:
+        """The variables of the program that the result does not depend on, with their types."""
+        used = {i for cone in found for i in cone.members}
+        idle = [i for i, eqn in enumerate(eqns) if i not in used and len(eqn.outvars) == 1]
+        variables = Variables([(places[i], None) for i in idle])
+        named = [(variables.of(at), eqns[i].outvars[0].aval) for at, i in enumerate(idle)]
+        return {variable[0]: aval for variable, aval in named if variable is not None}
 
     def _input(self, name: str, v: Any, value: Any) -> Node:
         node = Node(name, symbol(name), "input", "", (), (v.aval,), False, self, given=value)
@@ -469,6 +504,7 @@ class Graph:
         )
         node.program = _tupled(call) if several else _single(call)
         node.eqns, node.operands = tuple(renamed), (tuple(operands), tuple(results))
+        node.positions = tuple(place.position for place in places)
         node.carries = cones.flows(renamed, operands, results)
         node.file, node.line = places[-1].file, places[-1].line
         node.needs_bar = node.is_float and any(
@@ -525,7 +561,7 @@ class Graph:
                 value = atom.value if values and self._evaluated else None
             else:
                 value = jnp.asarray(atom.val)
-            inputs.append((_dotted(name), value))
+            inputs.append((dotted(name), value))
         title, entry = _entry(body)
         reader = Reader(self._reader.home, entry, title)
 
@@ -538,7 +574,23 @@ class Graph:
                 return [next(given) if v in used else None for v in node.eqns[-1].outvars]
             return [node.gathered if v in node.operands[1] else None for v in node.eqns[-1].outvars]
 
-        return Graph(inner, consts, inputs, reader, self.level, seed=seed)
+        given = self._bars_given_to(node, [name for name, _ in inputs])
+        return Graph(inner, consts, inputs, reader, self.level, seed=seed, bars_given=given)
+
+    def _bars_given_to(self, node: Node, inputs: Sequence[str]) -> list[str]:
+        """What the bars of the results of a body are, in words: those of the node that holds it."""
+        symbols: dict[Any, str] = {}
+        parts = {child.part: child.symbol for child in self._children(node)} if node.several else {}
+        for i, v in enumerate(node.operands[1]):
+            symbols[v] = barred(parts[i]) if i in parts else barred(node.symbol)
+        eqn = node.eqns[-1]
+        words = [symbols.get(v, "0") for v in eqn.outvars]
+        if eqn.primitive.name == "scan":
+            constants, carried = scan_counts(eqn)
+            carry = inputs[constants : constants + carried]
+            ends = [f"({barred(symbol(name))} of the next step)" for name in carry]
+            words = [*ends, *(f"{word}[i]" if word != "0" else word for word in words[carried:])]
+        return words if eqn.primitive.name != "while" else []
 
 
 class _Groups:
@@ -599,8 +651,27 @@ def rule_of(eqn: Any) -> Any | None:
 
 def _plain(node: Node) -> str:
     """The operation where there is no source to quote."""
-    calls = [rule.name if (rule := rule_of(eqn)) else eqn.primitive.name for eqn in node.eqns]
-    return f"{' '.join(calls)}({', '.join(p.name for p in node.parents)})"
+    return f"{' '.join(map(_called, node.eqns))}({', '.join(p.name for p in node.parents)})"
+
+
+def _called(eqn: Any) -> str:
+    """What an equation calls: the rule, the jitted function or the one with a derivative of its own."""
+    if (rule := rule_of(eqn)) is not None:
+        return rule.name
+    name = eqn.primitive.name
+    if (named := custom_jvp_body(eqn)) is not None:
+        name = named[0]
+    elif (body := custom_vjp_body(eqn) or calls_of(eqn)) is not None:
+        name = source_of(body).split(" at ")[0]
+    return name.lstrip("_") if is_word(name) else eqn.primitive.name
+
+
+def _words(place: Place, variable: tuple[str, int] | None) -> tuple[str, ...]:
+    """What the program calls a result: its variable, and what else is assigned in a = b = ..."""
+    if variable is None:
+        return ()
+    statement = place.execution.statement if place.execution is not None else None
+    return (variable[0], *(statement.aliases if statement is not None else ()))
 
 
 def _single(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -618,25 +689,3 @@ def _by_execution(results: Sequence[tuple[Place, Any]], names: Sequence[str]) ->
         if place.execution is not None and part is None:
             found.setdefault(place.execution, {})[place.position] = name
     return found
-
-
-def _dotted(name: str) -> str:
-    """The path p['w'] as p.w; what is no path stays as it is."""
-    try:
-        node: ast.AST = ast.parse(name, mode="eval").body
-    except SyntaxError:
-        return name
-    path: list[Any] = []
-    while not isinstance(node, ast.Name):
-        if isinstance(node, ast.Attribute):
-            path.append(jax.tree_util.GetAttrKey(node.attr))
-            node = node.value
-        elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
-            key = node.slice.value
-            path.append(
-                jax.tree_util.SequenceKey(key) if isinstance(key, int) else jax.tree_util.DictKey(key)
-            )
-            node = node.value
-        else:
-            return name
-    return node.id + path_text(path[::-1])

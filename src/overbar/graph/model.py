@@ -65,6 +65,7 @@ class Node:
     file: str | None = None
     line: int | None = None
     eqns: tuple[Any, ...] = ()
+    positions: tuple[Any, ...] = ()  # of the equations, in the source
     operands: tuple[Any, ...] = ()
     carries: tuple[bool, ...] = ()
     program: Callable[..., Any] | None = None
@@ -169,15 +170,25 @@ class Message:
 
 @jax.tree_util.register_pytree_with_keys_class
 class Bars(Mapping[str, Any]):
-    """The bars of a graph's nodes by name; λ and lam name the same one. A pytree, so that jit returns it."""
+    """The bars of a graph's nodes by name; λ and lam name the same one. A pytree, so that jit returns it.
 
-    def __init__(self, bars: Mapping[str, Any], symbols: Mapping[str, str]):
-        self._bars, self._symbols = dict(bars), dict(symbols)
+    Variables that the result does not depend on are found by name only: their bars are zeros.
+    """
+
+    def __init__(self, bars: Mapping[str, Any], symbols: Mapping[str, str], idle: Mapping[str, Any]):
+        self._bars, self._symbols, self._idle = dict(bars), dict(symbols), dict(idle)
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self._bars and self._symbols.get(name) not in self._bars:
-            raise KeyError(unknown(name, self._bars))
-        return self._bars[name] if name in self._bars else self._bars[self._symbols[name]]
+        found = name if name in self._bars else self._symbols.get(name)
+        if found in self._bars:
+            return self._bars[found]
+        if name in self._idle:
+            aval = self._idle[name]
+            return jnp.zeros(aval.shape, aval.dtype) if inexact(aval) else None
+        raise KeyError(unknown(name, self._bars))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._bars or self._symbols.get(str(name)) in self._bars or name in self._idle
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._bars)
@@ -190,16 +201,18 @@ class Bars(Mapping[str, Any]):
 
     def tree_flatten_with_keys(self) -> tuple[Any, Any]:
         keys = [(jax.tree_util.DictKey(name), bar) for name, bar in self._bars.items()]
-        return keys, (tuple(self._bars), tuple(self._symbols.items()))
+        return keys, (tuple(self._bars), tuple(self._symbols.items()), tuple(self._idle.items()))
 
     @classmethod
     def tree_unflatten(cls, aux: Any, children: Any) -> Bars:
-        names, symbols = aux
-        return cls(dict(zip(names, children, strict=True)), dict(symbols))
+        names, symbols, idle = aux
+        return cls(dict(zip(names, children, strict=True)), dict(symbols), dict(idle))
 
 
-def unknown(name: str, names: Mapping[str, Any]) -> str:
+def unknown(name: str, names: Mapping[str, Any], idle: Mapping[str, Any] | None = None) -> str:
     shown = ", ".join(list(names)[:12]) + (", ..." if len(names) > 12 else "")
+    if idle and name in idle:
+        return f"{name!r} is no node: the result does not depend on it, its bar is 0; the nodes are {shown}"
     return f"no node is called {name!r}; the nodes are {shown}"
 
 

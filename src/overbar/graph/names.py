@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import inspect
 import keyword
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -153,6 +155,20 @@ class Variables:
             if place.execution is not None and part is None:
                 self._last[place.execution, _item(place.execution.statement, place.position)] = i
         self._results = results
+        self._items: dict[int, int] = {}
+        unpacking: dict[Execution, list[int]] = {}
+        for i, (place, part) in enumerate(results):
+            if part is None and _is_unpacked(place) and place.execution is not None:
+                unpacking.setdefault(place.execution, []).append(i)
+        for execution, indices in unpacking.items():
+            statement = execution.statement
+            assert statement is not None
+            if isinstance(statement.targets, tuple) and len(statement.targets) == len(indices):
+                self._items |= {i: item for item, i in enumerate(indices)}
+
+    def unpacked(self, i: int) -> int | None:
+        """Which item of an array it is that `a, b = x` takes apart."""
+        return self._items.get(i)
 
     def of(self, i: int) -> tuple[str, int] | None:
         """(the variable, how deep in calls it stands), or None for an unnamed intermediate."""
@@ -164,6 +180,8 @@ class Variables:
             return _assigned(execution, part[0]) if self._unpacks(execution, part[1]) else None
         if name := _walrus(execution.statement, place.position):
             return name, execution.activation.depth
+        if i in self._items:
+            return _assigned(execution, self._items[i])
         item = _item(execution.statement, place.position)
         if self._last[execution, item] != i:
             return None
@@ -174,6 +192,9 @@ class Variables:
         place, part = self._results[i]
         if place.execution is None or part is not None:
             return False
+        statement = place.execution.statement
+        if statement is not None and _walrus(statement, place.position):
+            return False
         return self._last[place.execution, _item(place.execution.statement, place.position)] == i
 
     @staticmethod
@@ -183,6 +204,15 @@ class Variables:
         if isinstance(statement.node, ast.Return):
             return True
         return isinstance(statement.targets, tuple) and len(statement.targets) == number
+
+
+def _is_unpacked(place: Place) -> bool:
+    """Whether it was made by the assignment itself, which takes an array apart: a, b = x."""
+    statement = place.execution.statement if place.execution is not None else None
+    if statement is None or place.position is None or not isinstance(statement.node, ast.Assign):
+        return False
+    target = statement.node.targets[0]
+    return isinstance(target, ast.Tuple | ast.List) and position_of(target) == place.position
 
 
 def _assigned(execution: Execution, item: int | str | None) -> tuple[str, int] | None:
@@ -278,40 +308,96 @@ def unique(wanted: Sequence[tuple[str, int] | None], taken: Sequence[str]) -> li
 # ---------------------------------------------------------------------- expressions
 
 
-def expression(
-    place: Place, final: bool, others: Mapping[Position, str], variables: Mapping[str, str], fallback: str
-) -> str:
-    """The text of the expression that makes a result.
+@dataclass(frozen=True)
+class Known:
+    """What the names in an expression can stand for.
+
+    Attributes:
+      others: the names of other results made in the same statement, by the position of their expression.
+      variables: the names of the parents, by what the program calls them: a variable, a path.
+      parents: the names of all parents.
+      taken: what the program calls other results and arguments.
+    """
+
+    others: Mapping[Position, str]
+    variables: Mapping[str, str]
+    parents: Sequence[str]
+    taken: set[str]
+
+
+def expression(place: Place, final: bool, item: int | None, known: Known, fallback: str) -> str:
+    """The text of the expression that makes a result, written with the graph's names.
 
     Args:
       place: where its last equation was traced.
       final: whether it is the value of the whole statement.
-      others: the names of other results made in the same statement, by the position of their expression.
-      variables: the names of the parents, by the variable they were assigned to.
+      item: which item of that value it is, where an array is unpacked into several variables.
+      known: what the names in it stand for.
       fallback: the text where there is no source.
     """
     execution, position = place.execution, place.position
     if execution is None or execution.statement is None or position is None:
         return fallback
-    statement = execution.statement
-    node = statement.node
-    if final and isinstance(node, ast.AugAssign):
-        left = _copy(node.target)
-        left.ctx = ast.Load()
-        whole: ast.expr | None = ast.copy_location(ast.BinOp(left, node.op, node.value), node)
-    elif final:
-        whole = statement.value
-        item = _item(statement, position)
-        if isinstance(whole, ast.Tuple | ast.List) and isinstance(item, int):
-            whole = whole.elts[item]
-        elif isinstance(whole, ast.Dict) and item is not None:
-            whole = next(e for e in whole.values if _covers(e, position))
-    else:
-        whole = statement.expression_at(position)
+    whole = _written(execution.statement, position, final or item is not None)
     if whole is None:
         return fallback
-    renamed = _Renamed(others, variables, _arguments(execution.activation), skip=whole)
-    return " ".join(ast.unparse(renamed.visit(_copy(whole))).split())
+    arguments = _arguments(execution.activation) | _loop_variables(execution, known.parents)
+    renamed = _Renamed(known.others, known.variables, arguments, skip=whole).visit(_copy(whole))
+    if item is not None:
+        renamed = ast.Subscript(renamed, ast.Constant(item), ast.Load())
+    return " ".join(ast.unparse(_with_the_last_name(renamed, known)).split())
+
+
+def _written(statement: Statement, position: Position, final: bool) -> ast.expr | None:
+    """The expression as it stands in the source."""
+    node = statement.node
+    if not final:
+        return statement.expression_at(position)
+    if isinstance(node, ast.AugAssign):
+        left = _copy(node.target)
+        left.ctx = ast.Load()
+        return ast.copy_location(ast.BinOp(left, node.op, node.value), node)
+    whole = statement.value
+    item = _item(statement, position)
+    if isinstance(whole, ast.Tuple | ast.List) and isinstance(item, int):
+        return whole.elts[item]
+    if isinstance(whole, ast.Dict) and item is not None:
+        return next(e for e in whole.values if _covers(e, position))
+    return whole
+
+
+def _with_the_last_name(tree: ast.expr, known: Known) -> ast.expr:
+    """Where one name in it is no parent's, and one parent is not named, they are the same: h = x; h @ w."""
+    nodes = list(ast.walk(tree))
+    names = [n for n in nodes if isinstance(n, ast.Name)]
+    held: set[str] = set()  # functions, modules, objects and containers, and what the expression itself binds
+    for n in nodes:
+        match n:
+            case ast.Call():
+                held |= {m.id for m in ast.walk(n.func) if isinstance(m, ast.Name)}
+            case ast.Attribute(value=ast.Name(id=name)) if n.attr not in ("T", "mT", "at", "real", "imag"):
+                held.add(name)
+            case (
+                ast.Subscript(value=ast.Name(id=name), slice=ast.Constant())
+                | ast.Starred(value=ast.Name(id=name))
+            ):
+                held.add(name)
+            case ast.NamedExpr(target=ast.Name(id=name)):
+                held.add(name)
+            case ast.comprehension():
+                held |= {m.id for m in ast.walk(n.target) if isinstance(m, ast.Name)}
+            case ast.Lambda():
+                held |= {m.id for m in ast.walk(n) if isinstance(m, ast.Name)}
+    keys = {
+        n.slice.value for n in nodes if isinstance(n, ast.Subscript) and isinstance(n.slice, ast.Constant)
+    }
+    unnamed = [p for p in known.parents if p not in {n.id for n in names} | keys]
+    strange = {n.id for n in names} - set(known.parents) - held - known.taken - set(vars(builtins))
+    if len(unnamed) == len(strange) == 1:
+        for found in names:
+            if found.id in strange:
+                found.id = unnamed[0]
+    return tree
 
 
 def _copy(node: Any) -> Any:
@@ -342,17 +428,56 @@ class _Renamed(ast.NodeTransformer):
             at = position_of(node)
             if at != self._skip and at in self._others:
                 return ast.Name(self._others[at])
+        if isinstance(node, ast.Attribute | ast.Subscript):
+            found = path_of(node, self._arguments)
+            if found is not None and found in self._variables:
+                return ast.Name(self._variables[found])
         return super().visit(node)
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
-        if node.id in self._variables:
-            return ast.Name(self._variables[node.id])
         if node.id in self._arguments:
-            return _copy(self._arguments[node.id])
-        return node
+            argument = self._arguments[node.id]
+            found = path_of(argument)
+            if found is not None and found in self._variables:
+                return ast.Name(self._variables[found])
+            return _copy(argument)
+        return ast.Name(self._variables[node.id]) if node.id in self._variables else node
 
     def visit_Lambda(self, node: ast.Lambda) -> ast.Lambda:
         return node
+
+
+def path_of(node: ast.AST, arguments: Mapping[str, ast.expr] | None = None) -> str | None:
+    """The path that an expression writes, p["w"] or p.w as p.w; None if it is no path.
+
+    Args:
+      node: the expression.
+      arguments: what names in it stand for.
+    """
+    path: list[Any] = []
+    while not isinstance(node, ast.Name):
+        if isinstance(node, ast.Attribute):
+            path.append(jax.tree_util.GetAttrKey(node.attr))
+        elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+            key = node.slice.value
+            path.append(
+                jax.tree_util.SequenceKey(key) if isinstance(key, int) else jax.tree_util.DictKey(key)
+            )
+        else:
+            return None
+        node = node.value
+    base: str | None = str(node.id)
+    if arguments is not None and node.id in arguments:
+        base = path_of(arguments[node.id])
+    return None if base is None else base + path_text(path[::-1])
+
+
+def dotted(name: str) -> str:
+    """The path p['w'] as p.w; what is no path stays as it is."""
+    try:
+        return path_of(ast.parse(name, mode="eval").body) or name
+    except SyntaxError:
+        return name
 
 
 def _arguments(activation: Activation) -> dict[str, ast.expr]:
@@ -363,6 +488,8 @@ def _arguments(activation: Activation) -> dict[str, ast.expr]:
     call = caller.statement.expression_at(activation.position)
     if not isinstance(call, ast.Call):
         return {}
+    if not activation.direct and ast.unparse(call.func).split(".")[-1] != code.co_name:
+        return {}  # net.apply(params, x), which calls net.__call__(x)
     parameters = list(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
     given: dict[str, ast.expr] = {}
     arguments = list(call.args)
@@ -380,6 +507,53 @@ def _arguments(activation: Activation) -> dict[str, ast.expr]:
     simple = {name: node for name, node in given.items() if _is_path(node)}
     rename = _Renamed({}, {}, outer, skip=ast.Name(""))
     return {name: rename.visit(_copy(node)) for name, node in simple.items()}
+
+
+def _loop_variables(execution: Execution, parents: Sequence[str]) -> dict[str, ast.expr]:
+    """The item of a sequence that a loop's variable is in this turn: w is ws[1] in `for w in ws`.
+
+    The turn is told by the parents: all that come from that sequence must be of one item.
+    """
+    found: dict[str, ast.expr] = {}
+    level: Execution | None = execution
+    inner: dict[str, ast.expr] = _arguments(execution.activation)
+    while level is not None:
+        outer = _arguments(level.activation)
+        for loop in reversed(level.statement.loops if level.statement is not None else ()):
+            if not isinstance(loop, ast.For):
+                continue
+            for variable, sequence in _stepped_through(loop.target, loop.iter):
+                path = path_of(sequence, outer)
+                items = (
+                    {p[len(path) + 1 :].split("]")[0] for p in parents if p.startswith(f"{path}[")}
+                    if path
+                    else set()
+                )
+                if path and len(items) == 1 and variable not in found:
+                    found[variable] = ast.parse(f"{path}[{items.pop()}]", mode="eval").body
+        level = level.activation.caller
+    # A parameter that is such a variable in the caller's words.
+    for name, argument in inner.items():
+        base: ast.AST = argument
+        while isinstance(base, ast.Attribute | ast.Subscript):
+            base = base.value
+        if isinstance(base, ast.Name) and base.id in found and name not in found:
+            found[name] = _Renamed({}, {}, found, skip=ast.Name("")).visit(_copy(argument))
+    return found
+
+
+def _stepped_through(target: ast.expr, over: ast.expr) -> list[tuple[str, ast.expr]]:
+    """The variables of a loop, each with the sequence it steps through."""
+    if isinstance(over, ast.Call) and isinstance(over.func, ast.Name) and isinstance(target, ast.Tuple):
+        if over.func.id == "enumerate" and len(over.args) == 1 and len(target.elts) == 2:
+            return _stepped_through(target.elts[1], over.args[0])
+        if over.func.id == "zip" and len(over.args) == len(target.elts):
+            pairs = zip(target.elts, over.args, strict=True)
+            return [found for one, sequence in pairs for found in _stepped_through(one, sequence)]
+        return []
+    if isinstance(over, ast.Call) and isinstance(over.func, ast.Name) and over.func.id == "reversed":
+        return _stepped_through(target, over.args[0])
+    return [(target.id, over)] if isinstance(target, ast.Name) else []
 
 
 def _is_path(node: ast.expr) -> bool:

@@ -1,18 +1,24 @@
-"""Which node first turns NaN or infinite, and why: `overbar.find_nonfinite`."""
+"""Which node first turns NaN or infinite, and why: `overbar.find_nonfinite`.
+
+The function is taken apart to its primitives; loops are gone through turn by turn, on the way back too.
+Infinities that were written down on purpose, as the −inf of an attention mask, are let pass until they
+turn to NaN or reach the result.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from overbar._adapter import opened, scan_counts
+from overbar._adapter import calls_of, custom_jvp_body, custom_vjp_body, scan_counts
+from overbar.graph import causes
 from overbar.graph.graph import Graph
-from overbar.graph.model import GraphError, Message, Node
+from overbar.graph.model import GraphError, Node, inexact
 from overbar.graph.text import number
 from overbar.graph.trace import make_graph
 
@@ -30,6 +36,7 @@ class Nonfinite:
       inputs: the values that went in, by name: the parents'; for a backward one the node's own bar as well.
       cause: the usual cause, or None where it is no known one.
       target: for a backward one the parent that the message went to.
+      turn: in which turn of which loops, from 0: "step 3 of v1"; "" outside of loops.
     """
 
     name: str
@@ -40,17 +47,19 @@ class Nonfinite:
     inputs: dict[str, Any]
     cause: str | None
     target: str | None = None
+    turn: str = ""
 
     def __str__(self) -> str:
         at = f" at {self.where}" if self.where else ""
+        turn = f", in {self.turn}," if self.turn else ""
         if self.phase == "input":
             head = f"the input {self.name} is {self.what} to begin with"
         elif self.phase == "forward":
-            head = f"forward: {self.name} = {self.operation} is the first to be {self.what}{at}"
+            head = f"forward: {self.name} = {self.operation}{turn} is the first to be {self.what}{at}"
         else:
             head = (
-                f"backward: the message of {self.name} = {self.operation} to {self.target} is the first "
-                f"to be {self.what}{at}"
+                f"backward: the message of {self.name} = {self.operation}{turn} to {self.target} is "
+                f"the first to be {self.what}{at}"
             )
         lines = [head, *(f"  {name} = {_summary(value)}" for name, value in self.inputs.items())]
         return "\n".join([*lines, f"  usual cause: {self.cause}"] if self.cause else lines)
@@ -59,9 +68,10 @@ class Nonfinite:
 def find_nonfinite(f: Callable[..., Any]) -> Callable[..., Nonfinite | None]:
     """Finds which operation of a function first gives NaN or infinity, in the forward or the backward pass.
 
-    The function is evaluated one primitive after the other, in scans step by step (of a while loop
-    only the result is looked at). Where everything is finite, backpropagation is gone through message by
-    message, from a bar of ones.
+    The function is evaluated one primitive after the other, in the taken branch of a cond, in scans
+    and while loops turn by turn. Where everything is finite, backpropagation is gone through message by
+    message, from a bar of ones, and turn by turn as well. An infinity that is written down as a number
+    (the −inf of a mask) is not reported as long as no NaN comes of it and it does not reach the result.
 
     Args:
       f: any function that `make_graph` takes.
@@ -76,7 +86,7 @@ def find_nonfinite(f: Callable[..., Any]) -> Callable[..., Nonfinite | None]:
     >>> def safe_log(x):
     ...     return jnp.where(x > 0, jnp.log(x), 0.0)
     >>> found = overbar.find_nonfinite(safe_log)(0.0)
-    >>> found.phase, found.what, found.cause
+    >>> found.phase, found.what, found.cause.split(";")[0]
     ('forward', 'infinite', 'log of 0')
     """
     if not callable(f):
@@ -88,8 +98,12 @@ def find_nonfinite(f: Callable[..., Any]) -> Callable[..., Nonfinite | None]:
         for node in graph.inputs:
             if (what := _what(node.value)) is not None:
                 return Nonfinite(node.name, "input", what, "", None, {node.name: node.value}, None)
-        graph.forward()
-        return _forward(graph) or _backward(graph)
+        if (found := _forward(graph) or _result(graph)) is not None:
+            finite = all(_what(n.value) is None for n in graph.outputs)
+            if finite and found.name in graph and not found.turn:
+                return replace(found, cause=causes.beside(found.cause, graph[found.name]))
+            return found
+        return _backward(graph)
 
     return find
 
@@ -109,93 +123,198 @@ def _what(value: Any) -> str | None:
 
 
 def _forward(graph: Graph) -> Nonfinite | None:
+    """The first node that is NaN, or infinite although what goes into it is not."""
+    graph.forward()
     for node in graph.order:
-        what = _what(node.value) if node.kind != "input" else None
-        if what is None or node.kind == "constant" or _is_a_mask(node):
+        if node.kind in ("input", "constant"):
             continue
-        if (inside := _inside(node)) is not None:
-            return inside
-        inputs = {parent.name: parent.value for parent in node.parents}
-        return Nonfinite(
-            node.name, "forward", what, _expression(node), _where(node), inputs, _forward_cause(node)
-        )
+        what = _what(node.value)
+        opens = node.kind == "branch" or _is_loop(node)  # where it could have been and gone again
+        body = _body(node)
+        if what is None and not opens and (body is None or not _holds_opaque(body)):
+            continue
+        if (found := _inside(node)) is not None:
+            return found
+        if what is None or not node.parents:
+            continue
+        if what == "NaN" or not (body or _is_a_mask(node) or any(_what(p.value) for p in node.parents)):
+            return _at(node, what)
     return None
+
+
+def _result(graph: Graph) -> Nonfinite | None:
+    """Where the result is infinite of an infinity that was written down: the first node it came through."""
+    if not any(_what(n.value) for n in graph.outputs):
+        return None
+    for node in graph.order:
+        if node.parents and (what := _what(node.value)) is not None and not _is_a_mask(node):
+            return _at(node, what)
+    return None
+
+
+def _at(node: Node, what: str) -> Nonfinite:
+    inputs = {parent.name: parent.value for parent in node.parents}
+    cause = causes.in_words(causes.of_value(node, what), node.operation)
+    return Nonfinite(node.name, "forward", what, _expression(node), _where(node), inputs, cause)
 
 
 def _is_a_mask(node: Node) -> bool:
     """Whether the infinity was written down on purpose: a literal −inf, as for attention or a maximum."""
-    return not any(_what(p.value) for p in node.parents) and any(
-        np.ndim(v.val) == 0 and not np.all(np.isfinite(v.val))
+    return any(
+        np.asarray(v.val).dtype.kind == "f" and bool(np.any(np.isinf(v.val)))
         for eqn in node.eqns
         for v in eqn.invars
-        if hasattr(v, "val") and np.asarray(v.val).dtype.kind == "f"
+        if hasattr(v, "val")
     )
 
 
+def _is_loop(node: Node) -> bool:
+    return bool(node.eqns) and node.eqns[-1].primitive.name in ("scan", "while")
+
+
 def _inside(node: Node) -> Nonfinite | None:
-    """The operation inside a call, the taken branch, or the step of a scan."""
-    graphs: list[Graph] = []
+    """The operation inside a call, the taken branch, or a turn of a loop."""
+    if _is_loop(node):
+        for name, step in _turns(node):
+            if (found := _forward(step)) is not None:
+                return replace(found, turn=f"{found.turn} in {name}" if found.turn else name)
+        return None
     if node.kind in ("call", "branch"):
-        graphs = [g for g in node.inner.values() if g.is_concrete]
-    elif node.eqns and node.eqns[-1].primitive.name == "scan":
-        return _inside_scan(node)
-    for graph in graphs:
-        graph.forward()
-        if (found := _forward(graph)) is not None:
-            return found
-    return None
+        for inner in node.inner.values():
+            if inner.is_concrete and (found := _forward(inner)) is not None:
+                return found
+        return None
+    body = _body(node)
+    found = _forward(body) if body is not None else None
+    return _told_of(node, found) if found is not None else None
 
 
-def _inside_scan(node: Node) -> Nonfinite | None:
+def _told_of(node: Node, found: Nonfinite) -> Nonfinite:
+    """What was found inside a function of JAX's own, told of the user's line that calls it."""
+    if found.where is not None and found.where != _where(node) and not _is_jaxs(node):
+        return found  # a custom rule of the user's own, with lines of its own
+    primitive = found.operation.rpartition(" (")[2].rstrip(")") if " (" in found.operation else ""
+    primitive = primitive or found.operation.partition("(")[0]
+    text = f"{node.operation} ({primitive})" if primitive not in node.operation else node.operation
+    return replace(
+        found,
+        name=node.name,
+        operation=text,
+        where=_where(node),
+        cause=causes.in_words(found.cause, node.operation),
+    )
+
+
+def _is_jaxs(node: Node) -> bool:
+    return calls_of(node.eqns[-1]) is not None
+
+
+def _body(node: Node) -> Graph | None:
+    """What a jitted function of JAX's own, or a function with a custom derivative, consists of."""
+    if not node.eqns or len(node.eqns) > 1 or node.kind in ("call", "branch", "loop"):
+        return None
+    eqn = node.eqns[-1]
+    body = calls_of(eqn) or custom_vjp_body(eqn)
+    if body is None and (named := custom_jvp_body(eqn)) is not None:
+        body = named[1]
+    if body is None:
+        return None
+    parents = iter(node.parents)
+    outer = [v if hasattr(v, "val") else next(parents) for v in eqn.invars]
+    return node.graph._body(body, outer, node, values=True)
+
+
+def _holds_opaque(graph: Graph) -> bool:
+    """Whether something in it could be infinite although its result is finite: a where, a loop."""
+    return any("select_n" in n.primitives or n.kind in ("loop", "branch") for n in graph.order)
+
+
+# ---------------------------------------------------------------------- loops
+
+
+def _turns(node: Node) -> Iterator[tuple[str, Graph]]:
+    """The turns of a loop, each a graph with its values, from the first to the last."""
+    for i, step, values in _entered(node):
+        _give(step, values)
+        yield f"step {i} of {node.name}", step
+
+
+def _give(step: Graph, values: Sequence[Any]) -> None:
+    for place, value in zip(step.inputs, values, strict=True):
+        place.given = jnp.asarray(value)
+    step._evaluated, step._messages = False, None
+
+
+def _entered(node: Node) -> Iterator[tuple[int, Graph, list[Any]]]:
+    """For each turn its number, its graph, and what goes into it; turns that are finite are skipped.
+
+    One turn is compiled and run until something in it is not finite; only that one is gone through slowly.
+    """
     eqn = node.eqns[-1]
     parents = iter(node.parents)
-    values = [v.val if hasattr(v, "val") else next(parents).value for v in eqn.invars]
-    constants, carried = scan_counts(eqn)
-    carry = values[constants : constants + carried]
+    values = [jnp.asarray(v.val) if hasattr(v, "val") else next(parents).value for v in eqn.invars]
     step = node.inner["step"]
-    length = eqn.params["length"]
-    for i in reversed(range(length)) if eqn.params["reverse"] else range(length):
-        slices = [x[i] for x in values[constants + carried :]]
-        for place, value in zip(step.inputs, [*values[:constants], *carry, *slices], strict=True):
-            place.given = jnp.asarray(value)
-        step.forward()
-        if (found := _forward(step)) is not None:
-            return Nonfinite(
-                **{**vars(found), "operation": f"{found.operation}, in step {i} of {node.name},"}
-            )
-        carry = [n.value for n in step.outputs[:carried]]
-    return None
+    suspicious = _watched(step)
+    if eqn.primitive.name == "scan":
+        constants, carried = scan_counts(eqn)
+        fixed, carry, xs = (
+            values[:constants],
+            values[constants : constants + carried],
+            values[constants + carried :],
+        )
+        length = eqn.params["length"]
+        for i in reversed(range(length)) if eqn.params["reverse"] else range(length):
+            given = [*fixed, *carry, *(x[i] for x in xs)]
+            results, suspect = suspicious(given)
+            if suspect:
+                yield i, step, given
+            carry = results[:carried]
+        return
+    tested, stepped = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+    test = jax.jit(_results(node.inner["test"]))
+    carry, i = values[tested + stepped :], 0
+    while bool(test([*values[:tested], *carry])[0]):
+        given = [*values[tested : tested + stepped], *carry]
+        carry, suspect = suspicious(given)
+        if suspect:
+            yield i, step, given
+        i += 1
 
 
-def _forward_cause(node: Node) -> str | None:
-    name = node.primitives[-1] if node.primitives else ""
-    values = [np.asarray(p.value) for p in node.parents if p.is_float and not p.several]
-    if not values:
-        return None
-    with np.errstate(all="ignore"):
-        x = values[0].astype(np.complex128 if np.iscomplexobj(values[0]) else np.float64)
-        if name == "log":
-            return "log of 0" if np.any(x == 0) else "log of a negative number"
-        if name == "log1p":
-            return "log of 0" if np.any(x == -1) else "log of a negative number"
-        if name in ("sqrt", "rsqrt"):
-            return "a root of a negative number" if np.any(x < 0) else "division by 0"
-        if name in ("exp", "exp2", "expm1"):
-            limit = np.log(float(jnp.finfo(node.dtype).max))
-            return f"overflow of exp: it takes at most {limit:.1f} in {node.dtype}"
-        if name == "div":
-            zero = values[-1] == 0 if len(values) > 1 or node.eqns[-1].invars[1:] else False
-            if len(values) > 1 and np.any(zero & (values[0] == 0)):
-                return "0 / 0"
-            return "division by 0" if np.any(zero) else "overflow"
-        if name in ("mul", "dot_general"):
-            huge = any(np.any(np.isinf(v)) for v in values)
-            return "0 · inf" if huge else f"overflow of {node.dtype}"
-        if name in ("add", "sub", "reduce_sum"):
-            return "inf − inf" if any(np.any(np.isinf(v)) for v in values) else f"overflow of {node.dtype}"
-        if name in ("pow", "integer_pow"):
-            return "0 to a negative power" if np.any(x == 0) else "overflow or a root of a negative number"
-    return None
+def _results(step: Graph) -> Callable[[Sequence[Any]], list[Any]]:
+    return lambda values: [known[n] for known in [_known(step, values)] for n in step.outputs]
+
+
+def _known(step: Graph, values: Sequence[Any]) -> dict[Node, Any]:
+    """The values of all nodes, for those of the inputs."""
+    known: dict[Node, Any] = dict(zip(step.inputs, values, strict=True))
+    for node in step.order:
+        if node.kind == "part":
+            known[node] = known[node.parents[0]][node.part]
+        elif node.program is not None:
+            known[node] = node.program(*(known[p] for p in node.parents))
+    return known
+
+
+def _watched(step: Graph) -> Callable[[Sequence[Any]], tuple[list[Any], bool]]:
+    """A turn, compiled: its results, and whether to look into it."""
+    always = _holds_deep(step)
+
+    @jax.jit
+    def run(values: Sequence[Any]) -> tuple[list[Any], Any]:
+        known = _known(step, values)
+        floats = [x for x in jax.tree.leaves(list(known.values())) if inexact(x)]
+        return [known[n] for n in step.outputs], jnp.array([jnp.all(jnp.isfinite(x)) for x in floats]).all()
+
+    def turn(values: Sequence[Any]) -> tuple[list[Any], bool]:
+        results, finite = run(list(values))
+        return results, always or not bool(finite)
+
+    return turn
+
+
+def _holds_deep(step: Graph) -> bool:
+    return any(n.kind in ("loop", "branch", "call") or _body(n) is not None for n in step.order)
 
 
 # ---------------------------------------------------------------------- backward
@@ -205,79 +324,107 @@ def _backward(graph: Graph) -> Nonfinite | None:
     ones = [jnp.ones(n.shape, n.dtype) if n.is_float else None for n in graph.outputs]
     if all(one is None for one in ones):
         return None
-    graph.backprop(ones[0] if len(ones) == 1 else graph._unflatten(ones))
+    try:
+        graph.backprop(ones[0] if len(ones) == 1 else graph._unflatten(ones))
+    except GraphError as error:
+        raise GraphError(f"forward everything is finite, but {error}") from error
     return _first_message(graph)
 
 
 def _first_message(graph: Graph) -> Nonfinite | None:
+    looked_into: set[Node] = set()
     for message in graph.messages:
         what = _what(message.value)
-        if what is None or message.source.kind == "part":
-            continue
         node = message.source
-        if node.kind in ("call", "branch"):
-            for inner in node.inner.values():
-                if inner.is_concrete and inner._seed is not None and inner._seed() is not None:
-                    found = _first_message(inner)
-                    if found is not None:
-                        return found
+        if node.kind == "part" or (what is None and not _is_loop(node)):
+            continue
+        if node not in looked_into:
+            looked_into.add(node)
+            if (found := _inside_backward(node)) is not None:
+                return found
+        if what is None:
+            continue
         inputs = {parent.name: parent.value for parent in node.parents}
         inputs[f"{node.name}_bar"] = node.bar
-        cause = _backward_cause(graph, message)
         return Nonfinite(
-            node.name, "backward", what, _expression(node), _where(node), inputs, cause, message.target.name
+            node.name,
+            "backward",
+            what,
+            _expression(node),
+            _where(node),
+            inputs,
+            causes.of_message(message),
+            message.target.name,
         )
     return None
 
 
-def _backward_cause(graph: Graph, message: Message) -> str | None:
-    node = message.source
-    name = node.primitives[-1] if node.primitives else ""
-    bars = jax.tree.leaves(node.bar)
-    stopped = any(bool(jnp.any(b == 0)) for b in bars)
-    if stopped and _behind_where(graph, node):
-        return (
-            "the unselected branch of where: its bar is 0, and 0 · inf is NaN; put a harmless value "
-            "in before the operation, jnp.where(ok, x, 1.0), not after it"
-        )
-    x = np.asarray(message.target.value) if not message.target.several else np.zeros(())
-    zero = bool(np.any(x == 0))
-    product = ", its bar is 0, and 0 · inf is NaN" if stopped else ""
-    if name in ("sqrt", "rsqrt") and zero:
-        squares = [n for n in graph.order if n in node.parents and "reduce_sum" in n.primitives]
-        return "norm at 0: its slope is 0 / 0" if squares else f"sqrt at 0: its slope is infinite{product}"
-    if name == "log" and zero:
-        return f"log at 0: its slope is infinite{product}"
-    if name in ("div", "pow", "integer_pow") and any(np.any(np.asarray(p.value) == 0) for p in node.parents):
-        return "division by 0" if name == "div" else "a power at 0: its slope is infinite"
-    if _overflows(node):
-        return "overflow"
+def _inside_backward(node: Node) -> Nonfinite | None:
+    if _is_loop(node):
+        return _loop_backward(node)
+    if node.kind in ("call", "branch"):
+        for inner in node.inner.values():
+            if inner.is_concrete and inner._seed is not None and inner._seed() is not None:
+                inner._ensure_backprop()
+                if (found := _first_message(inner)) is not None:
+                    return found
+        return None
+    if node.eqns and _is_jaxs(node) and (body := _body(node)) is not None:
+        body._ensure_backprop()
+        if (found := _first_message(body)) is not None:
+            told = _told_of(node, found)
+            outer = causes.behind_where(node) and "0" in _summary(node.bar)
+            cause = _where_or(told.cause, node) if outer else told.cause
+            target = next((p.name for p in node.parents), told.target)
+            return replace(told, cause=cause, target=target)
     return None
 
 
-def _overflows(node: Node) -> bool:
-    """Whether a bar is so large that the next product leaves the range of the dtype."""
-    bars = [b for b in jax.tree.leaves(node.bar) if b.size]
-    return any(float(jnp.max(jnp.abs(b))) > float(jnp.finfo(b.dtype).max) ** 0.5 for b in bars)
+def _where_or(cause: str | None, node: Node) -> str | None:
+    stopped = any(bool(jnp.any(b == 0)) for b in jax.tree.leaves(node.bar))
+    if not stopped:
+        return cause
+    return f"the unselected branch of where: its bar is 0, and 0 · inf is NaN; {causes.WHERE}"
 
 
-def _behind_where(graph: Graph, node: Node) -> bool:
-    """Whether all that the node sends on goes through a selection."""
-    waiting, seen = [node], {node}
-    while waiting:
-        for child in graph._children(waiting.pop()):
-            inner = [e.primitive.name for eqn in child.eqns for e in _held(eqn)]
-            if "select_n" in (*child.primitives, *inner):
-                return True
-            if child not in seen:
-                seen.add(child)
-                waiting.append(child)
-    return False
+def _loop_backward(node: Node) -> Nonfinite | None:
+    """A scan gone through from its last turn to its first."""
+    eqn = node.eqns[-1]
+    if eqn.primitive.name != "scan":
+        return None
+    constants, carried = scan_counts(eqn)
+    turns = list(_all_turns(node, constants, carried))
+    given = iter(node.bar if node.several else [node.bar])
+    used = set(node.operands[1])
+    bars = [next(given) if v in used else None for v in eqn.outvars]
+    step = node.inner["step"]
+    carry_bars, y_bars = bars[:carried], bars[carried:]
+    for i, values in reversed(turns):
+        _give(step, values)
+        step.forward()
+        now = [*carry_bars, *(None if y is None else y[i] for y in y_bars)]
+        now = [None if b is None or not n.is_float else b for b, n in zip(now, step.outputs, strict=True)]
+        step.backprop(now[0] if len(now) == 1 else tuple(now))
+        if (found := _first_message(step)) is not None:
+            name = f"step {i} of {node.name}"
+            return replace(found, turn=f"{found.turn} in {name}" if found.turn else name)
+        carry_bars = [n.bar for n in step.inputs[constants : constants + carried]]
+    return None
 
 
-def _held(eqn: Any) -> Sequence[Any]:
-    body = eqn.params.get("jaxpr")
-    return opened(body)[0].eqns if eqn.primitive.name in ("jit", "pjit") and body is not None else []
+def _all_turns(node: Node, constants: int, carried: int) -> Iterator[tuple[int, list[Any]]]:
+    eqn = node.eqns[-1]
+    parents = iter(node.parents)
+    values = [jnp.asarray(v.val) if hasattr(v, "val") else next(parents).value for v in eqn.invars]
+    run = jax.jit(_results(node.inner["step"]))
+    carry, length = values[constants : constants + carried], eqn.params["length"]
+    for i in reversed(range(length)) if eqn.params["reverse"] else range(length):
+        given = [*values[:constants], *carry, *(x[i] for x in values[constants + carried :])]
+        yield i, given
+        carry = run(given)[:carried]
+
+
+# ---------------------------------------------------------------------- telling it
 
 
 def _expression(node: Node) -> str:
@@ -294,13 +441,16 @@ def _summary(value: Any) -> str:
         return ", ".join(_summary(v) for v in value)
     if value is None or not hasattr(value, "shape"):
         return str(value)
+    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return f"{value.dtype}[{','.join(map(str, value.shape))}]"
     array = np.asarray(value)
     if array.ndim == 0:
         return number(array)
     kind = f"{array.dtype}[{','.join(map(str, array.shape))}]"
-    if array.size == 0 or array.dtype.kind not in "fiuV":
+    if array.size == 0 or array.dtype.kind not in "fiuVc":
         return kind
-    wide = array.astype(np.float64)
+    wide = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
     finite = wide[np.isfinite(wide)]
-    spread = f", {number(finite.min())} to {number(finite.max())}" if finite.size else ""
+    ordered = finite.size and array.dtype.kind != "c"
+    spread = f", {number(finite.min())} to {number(finite.max())}" if ordered else ""
     return f"{kind}{spread}, {int((wide == 0).sum())} zeros, {array.size - finite.size} not finite"

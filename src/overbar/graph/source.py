@@ -10,6 +10,7 @@ import ast
 import contextlib
 import functools
 import inspect
+import itertools
 import linecache
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -66,6 +67,12 @@ class Statement:
         if isinstance(self.node, ast.AnnAssign | ast.AugAssign):
             return _target(self.node.target)
         return None
+
+    @functools.cached_property
+    def aliases(self) -> tuple[str, ...]:
+        """The other variables that take the same value: b in a = b = x."""
+        targets = self.node.targets[1:] if isinstance(self.node, ast.Assign) else []
+        return tuple(name for target in targets if isinstance(name := _target(target), str))
 
     @functools.cached_property
     def expressions(self) -> dict[Position, ast.expr]:
@@ -181,12 +188,14 @@ class Activation:
       caller: the execution of the statement that called it; None for the graph's own function.
       position: the call in that statement.
       code: the function's code object.
+      direct: whether no function of a library lies between the two.
     """
 
     name: str
     caller: Execution | None
     position: Position | None = None
     code: Any = None
+    direct: bool = True
 
     @property
     def depth(self) -> int:
@@ -291,6 +300,7 @@ class Reader:
         self.home, self.entry = home, entry
         self.root = Activation(name, None)
         self._levels: list[_Level] = []
+        self._direct: list[bool] = []
         self._below: list[Frame] = []
         self._found: dict[Frame, Statement | None] = {}
 
@@ -303,6 +313,7 @@ class Reader:
             self._levels, self._below = [], []
             return self._sourceless([frames[i] for i in users])
         path = [frames[i] for i in chosen]
+        self._direct = [True, *(here + 1 == after for here, after in itertools.pairwise(chosen))]
         below = frames[chosen[-1] + 1 :]
         self._enter(path, below)
         last = self._levels[-1]
@@ -394,7 +405,8 @@ class Reader:
             if levels:
                 caller = levels[-1]
                 name = _function_name(frame[0])
-                activation = Activation(name, caller.execution, caller.position, frame[0])
+                direct = self._direct[len(levels)]
+                activation = Activation(name, caller.execution, caller.position, frame[0], direct)
             else:
                 activation = self.root
             levels.append(_Level(frame, Execution(self._statement(frame), activation), _location(frame)))
@@ -423,6 +435,11 @@ def _location(frame: Frame) -> Position:
     code, offset = frame
     line, last, column, last_column = _positions(code)[offset // 2]
     return (line or code.co_firstlineno, column or 0, last or line or 0, last_column or 0)
+
+
+def line_of(code: Any, offset: int) -> int:
+    """The line of an instruction."""
+    return _location((code, offset))[0]
 
 
 def _steps_back(old: list[Frame], new: list[Frame]) -> bool:

@@ -23,17 +23,15 @@ def columns(graph: Graph, *, depth: int = 1, most: int = 60, width: int | None =
     """The nodes in order on the left; on the right, to be read from below, how each gets its bar."""
     values = graph.is_concrete
     bars = values and graph.bars_or_why()[0]
-    rows: list[tuple[str, str]] = [("forward", "backward"), ("", "")]
+    rows: list[tuple[str, str | None]] = [("forward", "backward"), ("", "")]
     open_groups: tuple[Any, ...] = ()
-    waiting: list[tuple[str, str] | tuple[str, Node]] = []  # a node's line is written only if it is shown
-    for node in graph.order:
-        shared = 0
-        while shared < min(len(open_groups), len(node.groups)) and open_groups[shared] is node.groups[shared]:
-            shared += 1
-        for level, group in enumerate(node.groups[shared:], start=shared):
+    waiting: list[tuple[str, str | Node | None]] = []  # a node's line is written only if it is shown
+    for node, groups in _placed(graph):
+        shared = _shared(open_groups, groups)
+        for level, group in enumerate(groups[shared:], start=shared):
             waiting.append(("  " * level + f"▾ {group.name}", ""))
-        open_groups = node.groups
-        margin = "  " * len(node.groups)
+        open_groups = groups
+        margin = "  " * len(groups)
         waiting.append((margin, node))
         if depth:
             for name, inner in node.inner.items():
@@ -44,13 +42,16 @@ def columns(graph: Graph, *, depth: int = 1, most: int = 60, width: int | None =
         waiting = [*waiting[:half], (note, ""), *waiting[len(waiting) - half :]]
     for left, right in waiting:
         if isinstance(right, Node):
-            rows.append((left + forward_text(right, values), backward_text(right, bars)))
+            made = forward_text(right, values, WIDEST - len(left))
+            rows.append((left + made, backward_text(right, bars)))
         else:
             rows.append((left, right))
-    column = min(WIDEST, max(_width(left) for left, _ in rows))
-    lines = [(left + " " * (max(column - _width(left), 0) + 3) + right).rstrip() for left, right in rows]
+    column = max(_width(left) for left, right in rows if right is not None)
+    lines = [
+        (left + " " * max(column - _width(left) + 3, 1) + (right or "")).rstrip() for left, right in rows
+    ]
     if width is not None and max(map(_width, lines)) > width:
-        lines = [line for row in rows for line in _stacked(*row)]
+        lines = [line for left, right in rows for line in _stacked(left, right or "")]
     return "\n".join(lines)
 
 
@@ -60,22 +61,47 @@ def _stacked(left: str, right: str) -> list[str]:
     return [left, margin + right] if right else [left]
 
 
+def _placed(graph: Graph) -> list[tuple[Node, tuple[Any, ...]]]:
+    """The nodes with the groups they are shown in: an input that a call is the first to use stands in it."""
+    placed: list[tuple[Node, tuple[Any, ...]]] = []
+    after: tuple[Any, ...] = ()
+    for node in reversed(graph.order):
+        after = after if node.kind == "input" else node.groups
+        placed.append((node, after))
+    placed.reverse()
+    before: tuple[Any, ...] = ()
+    for i, (node, groups) in enumerate(placed):
+        if node.kind == "input":
+            placed[i] = (node, groups[: _shared(before, groups)])
+        before = placed[i][1]
+    return placed
+
+
+def _shared(one: tuple[Any, ...], other: tuple[Any, ...]) -> int:
+    """How many of the outermost groups are the same."""
+    shared = 0
+    while shared < min(len(one), len(other)) and one[shared] is other[shared]:
+        shared += 1
+    return shared
+
+
 def _opened(
     node: Node, name: str, inner: Graph, margin: str, depth: int, width: int | None
-) -> list[tuple[str, str]]:
-    room = None if width is None else width - _width(margin) - 2
+) -> list[tuple[str, str | Node | None]]:
+    """The body of a loop, branch or call, with columns of its own."""
     times = f", {node.trips} times" if node.trips is not None else ""
-    title = (f"{margin}▾ {name}{times}", "")
+    title = f"{margin}▾ {name}{times}"
+    room = None if width is None else width - _width(margin) - 2
     body = columns(inner, depth=depth - 1, width=room).split("\n")
     body = body[body.index("") + 1 :]  # without the headings
-    return [title, *((margin + "  " + line, "") for line in body)]
+    return [(title, None), *((margin + "  " + line, None) for line in body)]
 
 
-def forward_text(node: Node, values: bool) -> str:
+def forward_text(node: Node, values: bool, widest: int = WIDEST) -> str:
     """z = w * x + b = 2.5, or an input with its value; a type where there is no value."""
     made = f" = {spoken(node.operation)}" if node.operation else ""
     shown = "" if node.several else _shown(node, node.value if values else None)
-    room = max(WIDEST - _width(node.symbol) - _width(shown), 16)
+    room = max(widest - _width(node.symbol) - _width(shown), 16)
     if len(made) > room:
         made = made[: room - 1] + "…"
     return node.symbol + made + shown
@@ -97,17 +123,32 @@ def backward_text(node: Node, values: bool) -> str:
 def spoken(operation: str) -> str:
     """An expression with its names as a person writes them.
 
-    >>> spoken("L + lam * R")
-    'L + λ * R'
+    >>> spoken("L + lam * params.w1")
+    'L + λ * params.w₁'
     """
     try:
         tree = ast.parse(operation, mode="eval")
     except SyntaxError:
         return operation
-    for name in ast.walk(tree):
-        if isinstance(name, ast.Name):
-            name.id = symbol(name.id)
-    return " ".join(ast.unparse(tree).split())
+    return " ".join(ast.unparse(_Spoken().visit(tree)).split())
+
+
+class _Spoken(ast.NodeTransformer):
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        return ast.Name(symbol(node.id))
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.Attribute:
+        visited = self.visit(node.value)
+        return ast.Attribute(visited, symbol(node.attr), node.ctx)
+
+    def visit_Call(self, node: ast.Call) -> ast.Call:
+        """What is called keeps its name: jnp.gamma(x)."""
+        given = [self.visit(a) for a in node.args]
+        named = [ast.keyword(k.arg, self.visit(k.value)) for k in node.keywords]
+        func = node.func
+        if isinstance(func, ast.Attribute):  # but lam.sum() is λ.sum()
+            func = ast.Attribute(self.visit(func.value), func.attr, func.ctx)
+        return ast.Call(func, given, named)
 
 
 def _shown(node: Node, value: Any) -> str:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from overbar._adapter import calls_of, opened, source_of
+from overbar._adapter import calls_of, frames_of, opened, source_of
+from overbar.graph.cones import bodies
 from overbar.graph.graph import Graph, Level
 from overbar.graph.model import GraphError
 from overbar.graph.names import argument_name, is_word
-from overbar.graph.source import Home, Reader
+from overbar.graph.source import Home, Reader, line_of
 
 
 def make_graph(f: Callable[..., Any], *, level: Level = "statement") -> Callable[..., Graph]:
@@ -68,11 +69,15 @@ def _graph(f: Callable[..., Any], level: Level, args: tuple[Any, ...], kwargs: d
     places = [i for i, leaf in enumerate(leaves) if _is_input(leaf)]
     names = [argument_name(f, args, kwargs, paths[i][0]) for i in places]
     title = _title(f)
+    for i, name in zip(places, names, strict=True):
+        leaf = leaves[i]
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) and leaf.is_deleted():
+            raise GraphError(f"the argument {name} has been deleted: it was donated to another function.")
     specs = [
         leaves[i] if isinstance(leaves[i], jax.ShapeDtypeStruct) else jnp.asarray(leaves[i]) for i in places
     ]
     if not any(jnp.issubdtype(spec.dtype, jnp.inexact) for spec in specs):
-        came = ", ".join(type(leaf).__name__ for leaf in leaves) or "nothing"
+        came = ", ".join(_described(leaf) for leaf in leaves) or "nothing"
         raise GraphError(
             f"{title} has no float input, so that there is nothing to differentiate: came {came}. "
             "Pass floats: 3.0 rather than 3, an array of a float dtype."
@@ -90,7 +95,8 @@ def _graph(f: Callable[..., Any], level: Level, args: tuple[Any, ...], kwargs: d
 
     jaxpr, consts = opened(_traced(title, overbar_entry, specs))
     entry: Any = overbar_entry.__code__
-    jaxpr, consts, entry = _without_outer_jit(jaxpr, consts, entry)
+    home = Home.of(f)
+    jaxpr, consts, entry = _without_outer_jit(jaxpr, consts, entry, home)
 
     def unflatten(values: list[Any]) -> Any:
         given = iter(values)
@@ -106,7 +112,7 @@ def _graph(f: Callable[..., Any], level: Level, args: tuple[Any, ...], kwargs: d
         return (*by_position, by_name) if by_name else by_position
 
     values = [None if isinstance(s, jax.ShapeDtypeStruct) else s for s in specs]
-    reader = Reader(Home.of(f), entry, title)
+    reader = Reader(home, entry, title)
     return Graph(
         jaxpr,
         consts,
@@ -121,32 +127,82 @@ def _graph(f: Callable[..., Any], level: Level, args: tuple[Any, ...], kwargs: d
 def _traced(title: str, flat: Callable[..., Any], specs: list[Any]) -> Any:
     try:
         closed = jax.make_jaxpr(flat)(*specs)
-    except (jax.errors.ConcretizationTypeError, jax.errors.NonConcreteBooleanIndexError) as error:
-        first = str(error).strip().splitlines()[0]
+    except (TypeError, IndexError) as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        if isinstance(error, jax.errors.TracerArrayConversionError):
+            why, help = "NumPy is given a value in it", "Use jax.numpy in its place."
+        elif isinstance(error, _OF_A_VALUE) or first.startswith(
+            "Only integer scalar arrays can be converted"
+        ):
+            why = "a shape, an index or a branch in it depends on a value"
+            help = "Use jnp.where, jax.lax.cond or a size that is known, or pass that value as a Python int."
+        else:
+            raise
+        raise GraphError(f"{title} cannot be traced{_raised_at(error)}: {why} ({first}). {help}") from error
+    jaxpr = opened(closed)[0]
+    if jaxpr.effects:
+        made = ", ".join(dict.fromkeys(_effectful(jaxpr.eqns))) or ", ".join(map(str, jaxpr.effects))
         raise GraphError(
-            f"{title} cannot be traced: a shape or a branch in it depends on a value ({first}). "
-            "Use jnp.where, jax.lax.cond or a size that is known, or pass that value as a Python int."
-        ) from error
-    effects = opened(closed)[0].effects
-    if effects:
-        raise GraphError(
-            f"{title} has side effects ({', '.join(sorted(_effect(e) for e in effects))}), which have no "
+            f"{title} has side effects ({made}), which have no "
             "place in a graph whose nodes are evaluated one by one: take prints and callbacks out."
         )
     return closed
 
 
-def _effect(effect: Any) -> str:
-    return type(effect).__name__.removesuffix("Effect").lower() or str(effect)
+_OF_A_VALUE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+    jax.errors.TracerIntegerConversionError,
+)
 
 
-def _without_outer_jit(jaxpr: Any, consts: list[Any], entry: Any) -> tuple[Any, list[Any], Any]:
+def _raised_at(error: BaseException) -> str:
+    """The last line of the user's own that the error came through."""
+    home, found, traceback = Home(), "", error.__traceback__
+    while traceback is not None:
+        file = traceback.tb_frame.f_code.co_filename
+        if file in home:
+            found = f" ({file}:{traceback.tb_lineno})"
+        traceback = traceback.tb_next
+    return found
+
+
+def _effectful(eqns: Any) -> Iterator[str]:
+    """What has the side effects, with its place in the source."""
+    for eqn in eqns:
+        if not eqn.effects:
+            continue
+        held = [e for body in bodies(eqn).values() for e in opened(body)[0].eqns if e.effects]
+        if held:
+            yield from _effectful(held)
+            continue
+        home = Home()
+        lines = [
+            f"{code.co_filename}:{line_of(code, at)}"
+            for code, at in frames_of(eqn)
+            if code.co_filename in home
+        ]
+        yield eqn.primitive.name + (f" at {lines[-1]}" if lines else "")
+
+
+def _described(leaf: Any) -> str:
+    if hasattr(leaf, "dtype") and hasattr(leaf, "shape"):
+        dtype = "float0" if leaf.dtype == jax.dtypes.float0 else leaf.dtype
+        return f"{dtype}[{','.join(map(str, leaf.shape))}]"
+    return type(leaf).__name__
+
+
+def _without_outer_jit(jaxpr: Any, consts: list[Any], entry: Any, home: Home) -> tuple[Any, list[Any], Any]:
     """The body of a function that is as a whole wrapped in jit or remat: its graph is the function's."""
     while len(jaxpr.eqns) == 1 and not consts and list(jaxpr.eqns[0].outvars) == list(jaxpr.outvars):
         eqn = jaxpr.eqns[0]
         body = calls_of(eqn)
         if body is None or list(eqn.invars) != list(jaxpr.invars):
             break
+        codes = [code for code, _ in frames_of(eqn)]
+        below = codes[codes.index(entry) + 1 :] if entry in codes else []
+        if any(code.co_filename in home for code in below):
+            break  # it is called in the function, not around it
         name, _, where = source_of(body).partition(" at ")
         file, _, line = where.rpartition(":")
         entry = (name, file, int(line)) if line.isdecimal() else entry

@@ -1,0 +1,162 @@
+"""What nodes are called, and their expressions, for what people write."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from overbar import make_graph
+
+
+def pair(x):
+    return x * 2, jnp.sin(x)
+
+
+def unpacked(x):
+    a, b = pair(x)
+    return a * b
+
+
+def array_unpacked(x):
+    a, b = x
+    return a * b
+
+
+def augmented(x):
+    x += 1
+    x *= jnp.sin(x)
+    return x
+
+
+def walrus(x):
+    if (y := jnp.sin(x)) is not None:
+        z = y * y
+    return z
+
+
+def chained(x):
+    a = b = x * 2
+    return a * b
+
+
+def over_lines(x):
+    z = (
+        jnp.sin(x)
+        + jnp.cos(x)
+        * 2
+    )  # fmt: skip
+    return z
+
+
+def reassigned(x):
+    z = x * 2
+    z = jnp.sin(z)
+    return z
+
+
+def looped(ws, h):
+    x = h
+    for w in ws:
+        x = jnp.tanh(x @ w)
+    return x.sum()
+
+
+def zipped(ws, bs, x):
+    for i, (w, b) in enumerate(zip(ws, bs, strict=True)):
+        x = x * w + b * (i + 1)
+    return x
+
+
+def recursive(x, n=3):
+    if n == 0:
+        return x
+    y = jnp.sin(x)
+    return recursive(y, n - 1)
+
+
+def varied(*args, scale=2.0, **options):
+    y = args[0] * args[1] * scale * options["q"]
+    return y
+
+
+class Model:
+    def __init__(self):
+        self.w = jnp.ones(2)
+
+    def loss(self, x):
+        self.h = self.w * x
+        return (self.h**2).sum()
+
+
+def closure(x):
+    k = 2.0 * x
+
+    def nested(y):
+        q = k * y
+        return q + 1
+
+    z = nested(x)
+    return z
+
+
+def mapped(tree):
+    y = tree["w"]["a"] * tree["b"][1]
+    return y
+
+
+def jax_inside(x):
+    y = jax.nn.silu(x)
+    return y
+
+
+X, W = jnp.ones(2), jnp.eye(2)
+CASES = [
+    (unpacked, (1.0,), "x; a = x * 2; b = jnp.sin(x); unpacked = a * b"),
+    (augmented, (1.0,), "x; x_2 = x + 1; x_3 = x_2 * jnp.sin(x_2)"),
+    (walrus, (1.0,), "x; y = jnp.sin(x); z = y * y"),
+    (chained, (1.0,), "x; a = x * 2; chained = a * a"),
+    (over_lines, (1.0,), "x; z = jnp.sin(x) + jnp.cos(x) * 2"),
+    (reassigned, (1.0,), "x; z = x * 2; z_2 = jnp.sin(z)"),
+    (
+        looped,
+        ([W, W], W),
+        "ws[0]; h; x = jnp.tanh(h @ ws[0]); ws[1]; x_2 = jnp.tanh(x @ ws[1]); looped = x_2.sum()",
+    ),
+    (recursive, (1.0,), "x; y = jnp.sin(x); y_2 = jnp.sin(y); y_3 = jnp.sin(y_2)"),
+    (Model().loss, (X,), "x; h = self.w * x; loss = (self.h ** 2).sum()"),
+    (closure, (1.0,), "x; k = 2.0 * x; q = k * x; z = q + 1"),
+    (mapped, ({"w": {"a": 1.0}, "b": [1, 2.0]},), "tree.b[1]; tree.w.a; y = tree.w.a * tree.b[1]"),
+    (functools.partial(varied, scale=3.0), (1.0, 2.0), None),
+    (jax_inside, (X,), "x; y = jax.nn.silu(x)"),
+    (jax.jit(reassigned), (1.0,), "x; z = x * 2; z_2 = jnp.sin(z)"),
+]
+
+
+@pytest.mark.parametrize(("f", "args", "want"), CASES)
+def test_names_and_expressions(f, args, want):
+    graph = make_graph(f)(*args, **({} if want else {"q": 3.0}))
+    got = "; ".join(n.name + (f" = {n.operation}" if n.operation else "") for n in graph)
+    assert got == (want or "args[0]; args[1]; q; y = args[0] * args[1] * scale * options['q']")
+
+
+def test_an_array_is_unpacked():
+    graph = make_graph(array_unpacked)(X)  # by slices, or from JAX 0.12 on by one operation for both
+    assert [n.name for n in graph if not n.several] == ["x", "a", "b", "array_unpacked"]
+    assert [graph[name].operation[-3:] for name in "ab"] == ["[0]", "[1]"]
+
+
+def test_a_loop_over_pairs():
+    graph = make_graph(zipped)([1.0, 2.0], [3.0, 4.0], 0.5)
+    assert [n.name for n in graph] == ["ws[0]", "bs[0]", "x", "x_2", "ws[1]", "bs[1]", "x_3"]
+    assert float(graph.backprop()[2]) == 2.0
+
+
+def test_source_that_is_not_at_hand():
+    scope = {"jnp": jnp}
+    exec("def f(x):\n    z = jnp.sin(x)\n    return z * x", scope)
+    for f in (scope["f"], lambda x: jnp.sin(x) * x, jnp.sin):
+        graph = make_graph(f)(1.0)
+        assert next(n.name for n in graph) == "x"
+        assert all(n.name in ("x", "v1", "v2") for n in graph)
+        assert str(graph)
