@@ -238,7 +238,8 @@ def test_several_pictures(run):
 
 
 def test_without_grandalf_the_picture_is_mermaid(run, monkeypatch):
-    monkeypatch.setattr(cli.show.importlib.util, "find_spec", lambda name: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "grandalf" else find(name))
     assert run(*LECTURE)[1].splitlines()[-1] == "picture: cost.mmd"
 
 
