@@ -1,5 +1,6 @@
 """`overbar show`: the columns, the pictures, the bar of the output, and that bad input gets a sentence."""
 
+import importlib.util
 import io
 import re
 import signal
