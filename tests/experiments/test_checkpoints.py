@@ -12,6 +12,9 @@ import pytest
 
 from checkpoints import Checkpoints
 
+# A restore that fails leaves TensorStore's tasks behind, which complain when they are collected.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 OWNER = {"experiment": "test", "hidden": 4}
 
 

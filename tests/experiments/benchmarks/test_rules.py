@@ -89,4 +89,4 @@ def test_the_readme_has_the_table_of_the_registry():
     readme = rule_table.README.read_text(encoding="utf-8")
     measured = json.loads(rule_table.KEPT.read_text(encoding="utf-8"))
     assert rule_table.written(readme, measured) == readme
-    assert set(registry) <= set(measured["rules"])
+    assert all(f"| `{rule.name}` |" in readme for rule in rule_table.shipped())
