@@ -449,3 +449,62 @@ class TestOnAMesh:
             y_spec = P(x_spec[0] if len(x_spec) else None, w[1] if len(w) else None)
             got = jax.grad(model, (0, 1))(placed, jax.device_put(x, x_spec), jax.device_put(t, y_spec))
         chex.assert_trees_all_close(jax.device_get(got), want, rtol=1e-5, atol=1e-6)
+
+
+def prelu(**row):
+    return elementwise(
+        {
+            "x": lambda x, slope: jnp.where(x < 0, slope, jnp.ones_like(x)),
+            "slope": lambda x: jnp.minimum(x, 0),
+        },
+        {"x": "x̄ = ȳ where x ≥ 0, else ȳ slope", "slope": "slope̅ = Σ ȳ min(x, 0)"},
+        reference=lambda x, slope: jnp.maximum(x, 0) + slope * jnp.minimum(x, 0),
+        name="prelu",
+        **row,
+    )(lambda x, slope=None: x if slope is None else jnp.where(x < 0, slope * x, x))
+
+
+class TestElementwiseOfSeveralInputs:
+    x = np.array([[-1.0, 2.0, -3.0], [4.0, -5.0, 6.0]], np.float32)
+
+    @pytest.mark.parametrize("shape", [(), (1,), (1, 3), (2, 1), (1, 1), (2, 3)])
+    def test_an_input_that_was_broadcast_gets_the_sum(self, shape):
+        with jax.numpy_rank_promotion("allow"):
+            slope = np.linspace(0.1, 0.6, int(np.prod(shape)), dtype=np.float32).reshape(shape)
+            bars = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)
+            got = jax.vjp(prelu(), self.x, slope)[1](bars)
+            want = jax.vjp(lambda x, s: jnp.maximum(x, 0) + s * jnp.minimum(x, 0), self.x, slope)[1](bars)
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+
+    def test_a_python_number_stays_weak_and_has_its_bar(self):
+        made = prelu()
+        x = self.x.astype(jnp.bfloat16)
+        assert made(x, 0.5).dtype == jnp.bfloat16
+        assert jax.grad(lambda s: made(x, s).astype(jnp.float32).sum())(0.5) == -9.0
+
+    def test_integers_have_no_bar_where_they_may_come(self):
+        made = prelu(integers=("slope",))
+        x_bar, slope_bar = jax.vjp(made, self.x, 2)[1](self.x)
+        np.testing.assert_array_equal(x_bar, np.where(self.x < 0, 2, 1) * self.x)
+        assert slope_bar.dtype == jax.dtypes.float0
+        with pytest.raises(RuleError, match=r"integers is declared for \['z'\]"):
+            rule(bars={"x": ""}, residuals={}, integers=("z",), name="z")(lambda x: x)
+
+    def test_integers_are_refused_elsewhere(self):
+        with pytest.raises(RuleError, match="input slope must be float"):
+            prelu()(self.x, 2)
+
+    def test_an_equation_for_each_derivative(self):
+        with pytest.raises(RuleError, match=r"derivatives are given for \['b', 'x'\], equations for \['x'\]"):
+            elementwise({"x": lambda b: b, "b": lambda x: x}, "x̄", reference=lambda x, b: x)(lambda x, b: x)
+
+
+def test_a_rule_drops_what_backward_returns_for_integers():
+    made = product(name="labelled", integers=("w",))
+    with jax.numpy_dtype_promotion("standard"):
+        y, pullback = jax.vjp(made, jnp.arange(3.0), jnp.arange(3))
+        bars = pullback(jnp.ones(3))
+    np.testing.assert_array_equal(y, [0.0, 1.0, 4.0])
+    np.testing.assert_array_equal(bars[0], [0.0, 1.0, 2.0])
+    assert bars[1].dtype == jax.dtypes.float0

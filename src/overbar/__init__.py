@@ -17,8 +17,9 @@ Array([-0.125], dtype=float32)
 from overbar import losses, nn, regularizers
 from overbar._contract import RuleError
 from overbar.check import Report, assert_correct, check
+from overbar.elementwise import elementwise
 from overbar.graph import Graph, GraphError, Message, Node, Nonfinite, find_nonfinite, make_graph
-from overbar.rule import Registry, Rule, Sample, elementwise, registry, rule
+from overbar.rule import Registry, Rule, Sample, registry, rule
 from overbar.twin import twin
 
 __version__ = "0.1.0"

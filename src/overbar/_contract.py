@@ -7,7 +7,7 @@ The checks cost tracing time and leave nothing in the compiled program.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,11 @@ def is_float(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, np.inexact)
 
 
+def has_floats(tree: Any) -> bool:
+    """Whether any leaf can have a bar."""
+    return any(map(is_float, jax.tree.leaves(tree)))
+
+
 def describe(tree: Any) -> str:
     """How a value is named in an error: float32[3,4] for an array, a pytree with these for leaves."""
 
@@ -103,7 +108,7 @@ def check_option(rule: str, name: str, value: Any) -> Any:
     return value
 
 
-def check_input(rule: str, name: str, value: Any, *, array: bool, bar: bool) -> Any:
+def check_input(rule: str, name: str, value: Any, *, array: bool, bar: bool, integers: bool = False) -> Any:
     """Returns an input with its leaves made arrays, or refuses it.
 
     Args:
@@ -111,6 +116,7 @@ def check_input(rule: str, name: str, value: Any, *, array: bool, bar: bool) -> 
       value: what the caller passed.
       array: whether it must be one array.
       bar: whether a bar is declared for it: then it must be float, otherwise it must not.
+      integers: whether with a bar declared it may come as integers all the same.
     """
     leaves, tree = jax.tree.flatten(value)
     if array and not jax.tree_util.treedef_is_leaf(tree):
@@ -126,7 +132,7 @@ def check_input(rule: str, name: str, value: Any, *, array: bool, bar: bool) -> 
         ) from None
     floats = any(map(is_float, arrays))
     came = describe(jax.tree.unflatten(tree, arrays))
-    if bar and leaves and not floats:
+    if bar and leaves and not floats and not integers:
         raise RuleError(
             f"rule {rule}: input {name} must be float, since it has a bar, but came as {came}. "
             "Nothing is cast silently: pass floats."
@@ -182,13 +188,16 @@ def _residual(rule: str, name: str, value: Any) -> Any:
         ) from None
 
 
-def check_bars(rule: str, bars: Any, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
+def check_bars(
+    rule: str, bars: Any, inputs: Mapping[str, Any], integers: Collection[str] = ()
+) -> tuple[Any, ...]:
     """Returns the bars in the order of the inputs, None for what has none, or refuses them.
 
     Args:
       rule: the rule's name, for the errors.
       bars: what backward returned.
       inputs: input name -> its pytree of shapes and dtypes.
+      integers: the inputs whose bar is dropped where they came as integers.
     """
     if not isinstance(bars, dict):
         raise RuleError(f"rule {rule}: backward must return {{input: bar}}, but returned {describe(bars)}.")
@@ -197,6 +206,7 @@ def check_bars(rule: str, bars: Any, inputs: Mapping[str, Any]) -> tuple[Any, ..
             f"rule {rule}: backward returned a bar for the unknown input "
             f"{', '.join(f'{n} ({describe(bars[n])})' for n in unknown)}; the inputs are {list(inputs)}."
         )
+    bars = {n: bar for n, bar in bars.items() if n not in integers or has_floats(inputs[n])}
     return tuple(_check_input(rule, name, bars, want) for name, want in inputs.items())
 
 
@@ -205,7 +215,7 @@ def _check_input(rule: str, name: str, bars: dict[str, Any], want: Any) -> Any:
     bar = bars.get(name)
     if want is None:
         return None  # an optional input that was left out: backward need not ask, its bar is dropped
-    if not any(map(is_float, jax.tree.leaves(want))):
+    if not has_floats(want):
         if not _is_nothing(bar):
             raise RuleError(
                 f"rule {rule}: backward returned {describe(bar)} as the bar of input {name}, which is "

@@ -37,12 +37,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import jax
-import jax.numpy as jnp
 
 from overbar._adapter import vary_over, varying_axes
 from overbar._contract import (
@@ -55,13 +54,12 @@ from overbar._contract import (
     check_option,
     specs_of,
 )
-from overbar._dtypes import computing
 
 P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
 
-__all__ = ["Registry", "Rule", "RuleError", "Sample", "elementwise", "registry", "rule"]
+__all__ = ["Registry", "Rule", "RuleError", "Sample", "registry", "rule"]
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ registry = Registry()
 
 
 class Rule(Generic[P, R]):
-    """A function with a hand-derived backward pass; made by `rule` or `elementwise`.
+    """A function with a hand-derived backward pass; made by `rule` or `overbar.elementwise`.
 
     Calling it calls a `jax.custom_vjp` function whose name in a jaxpr is `Rule.name`.
 
@@ -135,6 +133,7 @@ class Rule(Generic[P, R]):
       residuals: residual name -> what it is and why it is kept.
       static: the names of the options: hashable Python values that are no inputs.
       arrays: the names of the inputs that must be one array, no pytree.
+      integers: the names of the inputs with a bar that may come as integers too, and then have none.
       kinks: for an elementwise rule, input value -> the derivative that is documented there.
       parts: the pieces declared so far, by name: "forward", "backward", "reference", "samples".
     """
@@ -150,6 +149,7 @@ class Rule(Generic[P, R]):
         residuals: Mapping[str, str],
         static: Collection[str] = (),
         arrays: Collection[str] = (),
+        integers: Collection[str] = (),
         kinks: Mapping[float, float] | None = None,
         name: str | None = None,
     ) -> None:
@@ -166,6 +166,7 @@ class Rule(Generic[P, R]):
         self.residuals = dict(residuals)
         self.static = (static,) if isinstance(static, str) else tuple(static)
         self.arrays = (arrays,) if isinstance(arrays, str) else tuple(arrays)
+        self.integers = (integers,) if isinstance(integers, str) else tuple(integers)
         self.kinks = dict(kinks or {})
         self.parts: dict[str, Callable[..., Any]] = {}
         self.signature = inspect.signature(primal)
@@ -241,7 +242,7 @@ class Rule(Generic[P, R]):
                 )
         if unknown := [n for n in self.static if n not in parameters]:
             raise RuleError(f"rule {self.name}: static names {unknown} are no parameters of {self._call()}.")
-        for what, names in (("a bar", self.bars), ("an array", self.arrays)):
+        for what, names in (("a bar", self.bars), ("an array", self.arrays), ("integers", self.integers)):
             if unknown := [n for n in names if n not in self.inputs]:
                 are = f"but the inputs are {list(self.inputs)}"
                 raise RuleError(f"rule {self.name}: {what} is declared for {unknown}, {are}.")
@@ -287,7 +288,8 @@ class Rule(Generic[P, R]):
             raise RuleError(
                 f"rule {self.name}: input {name} is None, but is not optional; call it as {self._call()}."
             )
-        return check_input(self.name, name, value, array=name in self.arrays, bar=name in self.bars)
+        wants = {"array": name in self.arrays, "bar": name in self.bars, "integers": name in self.integers}
+        return check_input(self.name, name, value, **wants)
 
     def _call(self) -> str:
         """The call as a person writes it, without the annotations."""
@@ -319,7 +321,8 @@ class Rule(Generic[P, R]):
 
         def backward(kept: Kept, y_bar: Any) -> Any:
             fn = functools.partial(self.parts["backward"], kept.residuals, as_arrays(y_bar))
-            bars = check_bars(self.name, call_by_name(fn, options), self._named(kept.inputs))
+            bars = call_by_name(fn, options)
+            bars = check_bars(self.name, bars, self._named(kept.inputs), self.integers)
             return vary_over(bars, varying_axes((kept.residuals, y_bar)))
 
         primal.__name__ = primal.__qualname__ = self.name
@@ -371,6 +374,7 @@ def rule(
     residuals: Mapping[str, str],
     static: Collection[str] = (),
     arrays: Collection[str] = (),
+    integers: Collection[str] = (),
     kinks: Mapping[float, float] | None = None,
     name: str | None = None,
     replace: bool = False,
@@ -383,6 +387,8 @@ def rule(
       residuals: residual name -> what it is and why it is kept.
       static: names of the options, which are hashable Python values.
       arrays: names of the inputs that must be one array; the others may be pytrees.
+      integers: names of the inputs with a bar that may also come as integers or booleans, such as
+        labels: then they have none, and what backward returns for them is dropped.
       kinks: for a function of one number, input value -> the derivative documented there.
       name: the name in the registry; by default the module and the function's name.
       replace: take the place of a rule registered under the same name: for a notebook cell that is
@@ -403,131 +409,16 @@ def rule(
 
     def decorate(primal: Callable[P, R]) -> Rule[P, R]:
         made = Rule(
-            primal, bars=bars, residuals=residuals, static=static, arrays=arrays, kinks=kinks, name=name
-        )
-        registry.add(made, replace=replace)
-        return made
-
-    return decorate
-
-
-def elementwise(
-    derivative: Callable[..., Any],
-    equation: str,
-    *,
-    accurate: Callable[..., Any] | None = None,
-    reference: Callable[..., Any],
-    kinks: Mapping[float, float] | None = None,
-    samples: Callable[..., Iterable[Sample]] | None = None,
-    name: str | None = None,
-    replace: bool = False,
-) -> Callable[[Callable[P, R]], Rule[P, R]]:
-    """Makes a rule of an elementwise primal in one row: its derivative and its equation.
-
-    The first parameter of the primal is the input, the others are options. The parameters of
-    `derivative` say what is kept for backward, by name: the input ("x", or as the primal calls it),
-    the output "y", and the options it uses. It returns one of three things:
-
-      - the derivative, and the bar is ȳ times it;
-      - a mask, and the bar is ȳ where it is true and 0 elsewhere, also for an infinite ȳ;
-      - where it takes "y_bar" as well, the bar itself: it then chooses the order of the product,
-        so that a derivative below the smallest normal number does not vanish before ȳ lifts it.
-
-    Where the input is kept, float16 and bfloat16 are computed in float32 and rounded once. Where
-    only y is kept they are not: y has been rounded already, and a wider product of it would differ
-    from jax.grad without being nearer to the truth.
-
-    Args:
-      derivative: see above.
-      equation: the equation of the bar, in bar notation.
-      accurate: the derivative under `accuracy=jax.lax.AccuracyMode.HIGHEST`, an option the primal
-        must then have.
-      reference: independent code for the primal, with its parameters.
-      kinks: input value -> the derivative documented there.
-      samples: by default, shapes from 0-d to empty and values from tiny to saturated.
-      name, replace: as in `rule`.
-
-    >>> import jax, jax.numpy as jnp
-    >>> @elementwise(lambda y: y, "x̄ = ȳ y", reference=lambda x: jnp.e**x)
-    ... def exp(x):
-    ...     return jnp.exp(x)
-    >>> float(jax.grad(exp)(0.0))
-    1.0
-    """
-
-    def decorate(primal: Callable[P, R]) -> Rule[P, R]:
-        x, *static = inspect.signature(primal).parameters or ("x",)
-        known = [x, "y", "y_bar", *static]
-        forms = {False: derivative} | ({True: accurate} if accurate else {})
-        takes = {key: tuple(inspect.signature(form).parameters) for key, form in forms.items()}
-        described = {x: "the input", "y": "the output, which the next operation keeps anyway"}
-        made = Rule(
             primal,
-            bars={x: equation},
-            residuals={n: text for n, text in described.items() if any(n in t for t in takes.values())},
+            bars=bars,
+            residuals=residuals,
             static=static,
-            arrays=(x,),
+            arrays=arrays,
+            integers=integers,
             kinks=kinks,
             name=name,
         )
-        if {x, *static} & {"y", "y_bar"}:
-            raise RuleError(
-                f"rule {made.name}: y is the output and y_bar its bar; call the primal's {x} otherwise."
-            )
-        if unknown := sorted({n for t in takes.values() for n in t} - set(known)):
-            raise RuleError(f"rule {made.name}: derivative takes {unknown}, but there are {known}.")
-        if accurate and "accuracy" not in static:
-            raise RuleError(
-                f"rule {made.name}: accurate is for the option accuracy, which its primal does not have."
-            )
-
-        def wants_accurate(options: Mapping[str, Any]) -> bool:
-            return accurate is not None and options["accuracy"] is jax.lax.AccuracyMode.HIGHEST
-
-        @made.forward
-        def forward(**values: Any) -> Any:
-            y = call_by_name(primal, values)
-            could = {x: values[x], "y": y}
-            wanted = takes[wants_accurate(values)]
-            return y, {n: could[n] if n in wanted else None for n in made.residuals}
-
-        @made.backward
-        def backward(residuals: Mapping[str, Any], y_bar: Any, **options: Any) -> Any:
-            key = wants_accurate(options)
-            dtype = y_bar.dtype
-            wide = computing(dtype) if x in takes[key] else dtype
-            y_bar = _cast(y_bar, wide)
-            kept = {n: _cast(r, wide) for n, r in residuals.items() if r is not None}
-            values = {**kept, **options, "y_bar": y_bar}
-            result = jnp.asarray(forms[key](**{n: values[n] for n in takes[key]}))
-            if result.dtype == bool:
-                result = jnp.where(result, y_bar, jnp.zeros_like(y_bar))
-            elif "y_bar" not in takes[key]:
-                result = y_bar * result
-            return {x: _cast(result, dtype)}
-
-        made.reference(reference)
-        made.samples(samples or functools.partial(_elementwise_samples, tuple(made.kinks)))
         registry.add(made, replace=replace)
         return made
 
     return decorate
-
-
-def _cast(x: jax.Array, dtype: Any) -> jax.Array:
-    """astype, except that a weak type, that of a Python number, stays weak where nothing changes."""
-    return x if x.dtype == dtype else x.astype(dtype)
-
-
-def _elementwise_samples(kinks: tuple[float, ...], key: jax.Array) -> Iterator[Sample]:
-    """Samples for any elementwise rule: each shape a network meets, each region of the function."""
-    for number, shape in enumerate([(), (1,), (3, 4), (2, 1, 3), (0, 2)]):
-        x = 3 * jax.random.normal(jax.random.fold_in(key, number), shape)
-        yield Sample(f"shape {shape}", (x,))
-    sign = jax.random.rademacher(key, (24,), jnp.float32)
-    yield Sample("near zero", (sign * 10.0 ** jnp.linspace(-6, -1, 24),))
-    yield Sample("saturated", (jnp.linspace(-14.0, 14.0, 29) + 0.25,))
-    if kinks:
-        x = jnp.asarray(kinks, jnp.float32)
-        yield Sample("kinks", (jnp.concatenate([x, x - 1, x + 1]),), tags=("kink",))
-    yield Sample("bench", (jax.random.normal(key, (1024, 1024)),), tags=("bench",))

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from overbar._contract import RuleError, describe
-from overbar.rule import elementwise
+from overbar.elementwise import elementwise
 
 Accuracy = jax.lax.AccuracyMode | jax.lax.Tolerance | None
 
