@@ -185,6 +185,11 @@ def frames_of(eqn: Any) -> list[tuple[Any, int]]:
     return list(zip(codes, offsets, strict=True))[::-1]
 
 
+def traced_at(eqn: Any) -> Any | None:
+    """The one call of JAX that an equation was traced by; equations of one call share the very object."""
+    return eqn.source_info.traceback
+
+
 def argument_names(jaxpr: Any) -> tuple[str | None, ...]:
     """What the function that a jaxpr was traced from calls its arguments, leaf by leaf; () if unknown."""
     inner = opened(jaxpr)[0]

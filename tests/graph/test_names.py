@@ -62,6 +62,16 @@ def looped(ws, h):
     return x.sum()
 
 
+def layer(w, b, x):
+    return jnp.tanh(x @ w + b)
+
+
+def layered(ws, bs, x):
+    for w, b in zip(ws, bs, strict=True):
+        x = layer(w, b, x)
+    return x
+
+
 def zipped(ws, bs, x):
     for i, (w, b) in enumerate(zip(ws, bs, strict=True)):
         x = x * w + b * (i + 1)
@@ -150,6 +160,17 @@ def test_a_loop_over_pairs():
     graph = make_graph(zipped)([1.0, 2.0], [3.0, 4.0], 0.5)
     assert [n.name for n in graph] == ["ws[0]", "bs[0]", "x", "x_2", "ws[1]", "bs[1]", "x_3"]
     assert float(graph.backprop()[2]) == 2.0
+
+
+def test_a_broadcast_in_a_loop_is_no_new_turn():
+    """Its operations, of one call of +, were traced by the very same instructions, as a loop's turns are."""
+    with jax.numpy_rank_promotion("allow"):
+        graph = make_graph(layered)([W, W], [X, X], W)
+    made = [(n.name, n.operation, tuple(g.name for g in n.groups)) for n in graph if n.operation]
+    assert made == [
+        ("x_2", "jnp.tanh(x @ ws[0] + bs[0])", ("layer",)),
+        ("x_3", "jnp.tanh(x_2 @ ws[1] + bs[1])", ("layer_2",)),
+    ]
 
 
 def test_source_that_is_not_at_hand():

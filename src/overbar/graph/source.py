@@ -20,7 +20,7 @@ from typing import Any
 
 import jax
 
-from overbar._adapter import frames_of
+from overbar._adapter import frames_of, traced_at
 
 # First line, first column, last line, last column (in bytes), as ast has them.
 Position = tuple[int, int, int, int]
@@ -303,8 +303,15 @@ class Reader:
         self._direct: list[bool] = []
         self._below: list[Frame] = []
         self._found: dict[Frame, Statement | None] = {}
+        self._last: tuple[Any, Place] = (None, Place())
 
     def place(self, eqn: Any) -> Place:
+        at = traced_at(eqn)
+        if at is None or at is not self._last[0]:
+            self._last = at, self._place(eqn)
+        return self._last[1]  # of one call, whose equations look like a loop's that came round again
+
+    def _place(self, eqn: Any) -> Place:
         frames = self._since_entry(frames_of(eqn))
         users = [i for i, (code, _) in enumerate(frames) if code.co_filename in self.home]
         named = [i for i in users if not frames[i][0].co_name.startswith("<")]
