@@ -17,6 +17,7 @@ layers = st.lists(
 )
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("x64")
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(

@@ -18,6 +18,7 @@ FLOORS = {
     "_contract": 0,
     "_adapter": 0,
     "rule": 1,
+    "elementwise": 1.5,  # rules of one row, upon the rule
     "nn": 2,
     "losses": 2,
     "regularizers": 2,

@@ -73,7 +73,7 @@ class Sample:
       tags: words that select it, such as "bench" (a realistic size) or "kink" (holds a point
         where the derivative jumps, so that differences are not taken there).
 
-    >>> Sample("scalar", (jnp.float32(1.0),), tags=("tiny",)).name
+    >>> Sample("scalar", (1.0,), tags=("tiny",)).name
     'scalar'
     """
 
