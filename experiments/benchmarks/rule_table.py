@@ -1,8 +1,11 @@
-"""Writes the README's table of rules, from the registry and the last full run of rules.py.
+"""Writes the README's table of rules, from the registry and what rules.py measured.
 
-    python experiments/benchmarks/rules.py --out runs/rules
+    python experiments/benchmarks/rules.py --out runs/rules                all rules, or some by name
     python experiments/benchmarks/rule_table.py runs/rules/results.json    keeps the figures, writes the table
     python experiments/benchmarks/rule_table.py                            writes it from the figures kept
+
+Figures of the rules in results.json take the place of older ones; those of other rules stay as long as
+device and versions are the same.
 
 The figures are kept in measured.json beside this file; a test compares the README with the registry.
 """
@@ -46,10 +49,18 @@ def _short(x: float | None) -> float | None:
     return None if x is None else float(f"{x:.3g}")
 
 
-def keep(results: dict[str, Any]) -> dict[str, Any]:
-    """The part of results.json that the README shows, so small that it can be kept with the code."""
+def keep(results: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """The part of results.json that the README shows, so small that it can be kept with the code.
+
+    Args:
+      results: what rules.py wrote.
+      before: what was kept before: it stays for other rules, if it was measured on the same.
+    """
     about = {key: results[key] for key in ("device", "jax", "optax")}
-    return about | {"rules": {r["rule"]: figures(r) for r in results["results"]}}
+    same = all(before.get(key) == value for key, value in about.items())
+    known = {r.name for r in shipped()}
+    stays = {n: found for n, found in before["rules"].items() if n in known} if same else {}
+    return about | {"rules": stays | {r["rule"]: figures(r) for r in results["results"]}}
 
 
 def shipped() -> list[Rule[..., Any]]:
@@ -110,13 +121,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("results", nargs="?", type=Path, help="results.json of rules.py")
     args = parser.parse_args(argv)
     if args.results:
-        found = keep(json.loads(args.results.read_text(encoding="utf-8")))
+        before = json.loads(KEPT.read_text(encoding="utf-8"))
+        found = keep(json.loads(args.results.read_text(encoding="utf-8")), before)
         KEPT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     measured = json.loads(KEPT.read_text(encoding="utf-8"))
     README.write_text(written(README.read_text(encoding="utf-8"), measured), encoding="utf-8")
-    missing = [name for name in registry if name not in measured["rules"]]
+    missing = [rule.name for rule in shipped() if rule.name not in measured["rules"]]
     print(
-        f"{README.name}: {len(registry)} rules" + (f"; not measured: {', '.join(missing)}" if missing else "")
+        f"{README.name}: {len(shipped())} rules"
+        + (f"; not measured: {', '.join(missing)}" if missing else "")
     )
     return 0
 
