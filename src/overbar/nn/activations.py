@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 
 from overbar._contract import RuleError
 from overbar.elementwise import elementwise
-from overbar.nn._tails import check_real, exp_series, is_single, reflected, size_of, tail
+from overbar.nn._tails import check_real, exp_series, is_single, once, size_of, tail
 from overbar.rule import Sample
 
 Accuracy = jax.lax.AccuracyMode | jax.lax.Tolerance | None
@@ -42,8 +42,8 @@ def _times_logistic_slope(y_bar: jax.Array, x: jax.Array, scale: float = 1.0) ->
         1/(1+q) · q/(1+q) = q/(1 + 2q + q²) = q/(1 + q(2 + q)),
     a sum of positive terms: nothing cancels. Far out the denominator is 1.
     """
-    q, small, times = tail(size_of(x))
-    return times(y_bar, scale * q / (1 + small * (2 + small)))
+    e = tail(size_of(x))
+    return e.times(y_bar, scale * e.q / (1 + e.small * (2 + e.small)))
 
 
 # Derivation of z̄ for y = σ(z) = 1/(1 + e^−z).
@@ -142,8 +142,8 @@ def tanh(x: ArrayLike, /, *, accuracy: Accuracy = None) -> jax.Array:
 
 def _times_logistic(y_bar: jax.Array, x: jax.Array) -> jax.Array:
     """ȳ σ(x), without underflow before the last product: σ(−|x|) = q/(1 + q) with q = e^−|x|."""
-    q, small, times = tail(size_of(x))
-    return reflected(x, y_bar, times(y_bar, q / (1 + small)))
+    e = tail(size_of(x))
+    return e.reflected(x, y_bar, once(e.q / (1 + e.small)))
 
 
 # Derivation of x̄ for y = log(1 + e^x).
@@ -216,9 +216,12 @@ def log_sigmoid(x: ArrayLike) -> jax.Array:
 
 
 def _times_soft_sign_slope(y_bar: jax.Array, x: jax.Array) -> jax.Array:
-    """ȳ/(1 + |x|)², one division after the other: the square would overflow."""
-    d = 1 + size_of(x)
-    return y_bar / d / d
+    """ȳ/(1 + |x|)², in two factors, since the square overflows; 4 keeps the second one normal."""
+    s = size_of(x)
+    large = s > 1
+    root = once(jnp.where(large, 4.0, 1.0) / (1 + s))
+    bar = y_bar * root * root
+    return jnp.where(large, bar / 16, bar)
 
 
 # Derivation of x̄ for y = x/(1 + |x|).
@@ -321,28 +324,39 @@ def sparse_plus(x: ArrayLike) -> jax.Array:
     return jax.nn.sparse_plus(x)
 
 
-def _root(x: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(|x|, √(x² + b)), both finite: the square is not taken where b no longer counts beside it."""
-    s = jnp.minimum(size_of(x), float(jnp.finfo(x.dtype).max) / 4)
+def _root(x: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(|x|, √(x² + b), whether b no longer counts in it, so that the square is not taken), all finite."""
+    s = jnp.minimum(size_of(x), float(jnp.finfo(x.dtype).max))
     large = s > (2.0**60 if is_single(x) else 2.0**500)
-    return s, jnp.where(large, s, jnp.sqrt(jnp.square(jnp.where(large, 0.0, s)) + b))
+    return s, jnp.where(large, s, jnp.sqrt(jnp.square(jnp.where(large, 0.0, s)) + b)), large
 
 
 def _times_squareplus_slope(y_bar: jax.Array, x: jax.Array, b: jax.Array) -> jax.Array:
-    s, root = _root(x, b)
-    part = 0.5 * b / (root + s)
-    above = part > 1  # then ȳ times it could overflow
-    rest = jnp.where(above, part, y_bar * part) / root
-    return reflected(x, y_bar, jnp.where(above, y_bar * rest, rest))  # (3)
+    s, root, large = _root(x, b)
+    small_s, large_s = jnp.where(large, 0.0, s), jnp.where(large, s, 1.0)
+    slope = 0.5 * b / (b + small_s * (small_s + root))  # (4)
+    left = jnp.where(large, 0.25 * ((y_bar / large_s) * (b / large_s)), y_bar * slope)
+    near = jnp.square(small_s) < b
+    right = jnp.where(near, 0.5 + 0.5 * jnp.where(near, s, 0.0) / root, 1 - jnp.where(large, 0.0, slope))
+    return jnp.where(x < 0, left, y_bar * right)
+
+
+def _times_squareplus_slope_by_b(y_bar: jax.Array, x: jax.Array, b: jax.Array) -> jax.Array:
+    """¼ ȳ/r, the 4 where it carries nothing over the top."""
+    _, root, _ = _root(x, b)
+    above = root > 1
+    bar = y_bar / jnp.where(above, root, 4 * root)
+    return jnp.where(above, 0.25 * bar, bar)
 
 
 # Derivation for y = ½ (x + r), r = √(x² + b).
 #   (1) ṙ = (x ẋ + ½ ḃ)/r
 #   (2) x̄ = ½ ȳ (1 + x/r), b̄ = ¼ ȳ/r
-#   (3) for x < 0 that cancels, but ½ (1 − s/r) = ½ (r − s)/r = ½ b/((r + s) r) with s = |x|; and for
-#       x > 0 it is 1 minus that
+#   (3) for x = −s < 0 that cancels, but ½ (1 − s/r) = ½ (r − s)/r = ½ b/((r + s) r)
+#   (4) (r + s) r = s² + b + s r = b + s (s + r), and far out b/(4 s²)
+#   (5) for x > 0 it is 1 minus that: so written out there, since 1/r − s²/r³, the slope of s/r, cancels
 @elementwise(
-    {"x": _times_squareplus_slope, "b": lambda y_bar, x, b: 0.25 * y_bar / _root(x, b)[1]},  # (2)
+    {"x": _times_squareplus_slope, "b": _times_squareplus_slope_by_b},  # (2)
     {"x": "x̄ = ½ ȳ (1 + x/√(x² + b))", "b": "b̄ = Σ ¼ ȳ/√(x² + b)"},
     integers=("b",),
     reference=lambda x, b: 0.5 * (x + jnp.hypot(x, jnp.sqrt(jnp.asarray(b, x.dtype)))),
@@ -396,8 +410,8 @@ def _over_expm1(y_bar: jax.Array, x: jax.Array) -> jax.Array:
     s = size_of(x)
     near = s < 0.7
     z = jnp.where(near, s, 0.5)
-    q, small, times = tail(jnp.where(near, 0.0, s))
-    far = times(y_bar, q / jnp.where(near, 1.0, 1 - small))
+    e = tail(jnp.where(near, 1.0, s))
+    far = e.times(y_bar, e.q / (1 - e.small))
     right = jnp.where(near, y_bar / (z * exp_series(z, 1, 0.7)), far)
     return jnp.where(x < 0, -y_bar - right, right)
 

@@ -7,21 +7,19 @@ derivative passes through zero, and results below the smallest normal number exc
 
 from __future__ import annotations
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from overbar.elementwise import elementwise
-from overbar.nn._tails import check_real, clipped_size, halves, horner, is_single, reflected, tail
+from overbar.nn._tails import check_real, clipped_size, halves, horner, is_single, quotient, tail
 
 
 def _times_silu_slope(y_bar: jax.Array, x: jax.Array) -> jax.Array:
     s = clipped_size(x)
-    q, small, times = tail(s)
-    left = times(y_bar, q * ((1 - s) + small) / jnp.square(1 + small))  # (3)
-    return reflected(x, y_bar, left)  # (2)
+    e = tail(s)
+    slope = e.q * quotient((1 - s) + e.small, e.small * (2 + e.small))  # (3)
+    return e.reflected(x, y_bar, slope)  # (2)
 
 
 # Derivation of x̄ for y = x σ(x).
@@ -65,9 +63,11 @@ swish = silu
 
 def _times_mish_slope(y_bar: jax.Array, x: jax.Array) -> jax.Array:
     s = clipped_size(x)
-    q, small, times = tail(s)
-    left = 4 * (1 + small) * (1 - s) + small * (2 + small * (4 + small))
-    left = times(y_bar, q * left / jnp.square(2 + small * (2 + small)))  # (3)
+    e = tail(s)
+    small = e.small
+    left = (1 - s) + small * ((1.5 - s) + small * (1 + 0.25 * small))
+    left = quotient(left, small * (2 + small * (2 + small * (1 + 0.25 * small))))
+    left = e.times(y_bar, e.q * left)  # (3)
     d = 1 + 2 * small * (1 + small)
     right = 1 + 2 * jnp.square(small) * (2 * s * (1 + small) - d) / jnp.square(d)  # (4)
     return jnp.where(x < 0, left, y_bar * right)
@@ -77,7 +77,8 @@ def _times_mish_slope(y_bar: jax.Array, x: jax.Array) -> jax.Array:
 #   (1) with e = e^x and n = e² + 2e: t = ((1 + e)² − 1)/((1 + e)² + 1) = n/(n + 2)
 #   (2) ṫ = 2ṅ/(n + 2)² = 4e(e + 1)ẋ/(n + 2)², so y' = t + x t' = (n(n + 2) + 4x e(e + 1))/(n + 2)²
 #   (3) for x = −s < 0, e = q = e^−s: y' = q ((q + 2)(q² + 2q + 2) − 4s(q + 1))/(q² + 2q + 2)², and
-#       the bracket is 4(1 + q)(1 − s) + q(2 + 4q + q²), where 1 − s is exact near its zero at 1.19
+#       the bracket is 4(1 − s) + 4q(3/2 − s + q + q²/4), where 1 − s is exact near its zero at 1.19;
+#       the denominator is 4(1 + q + q²/2)² = 4(1 + 2q + 2q² + q³ + q⁴/4)
 #   (4) for x = s ≥ 0, e = 1/q and d = 1 + 2q + 2q²: t = (1 + 2q)/d = 1 − 2q²/d, t' = 4q²(1 + q)/d²,
 #       so y' = 1 + 2q² (2s(1 + q) − d)/d², a small difference from 1
 @elementwise(
@@ -111,18 +112,18 @@ def mish(x: ArrayLike) -> jax.Array:
     return jax.nn.mish(x)
 
 
-# Φ(−s) e^(s²/2) = P(s)/Q(s) for s ≥ 0 (half of erfcx(s/√2)): interpolated at Chebyshev's points of
-# (s − c)/(s + c) with 60 digits, to 3e-9 for float32 and 1e-17 for float64, relative to the larger one
-# of it and s/√(2π). No coefficient is negative, so nothing cancels.
+# Mills' ratio Φ(−s)/φ(s) as P(s)/Q(s) for s ≥ 0: interpolated at Chebyshev's points of (s − c)/(s + c)
+# with 60 digits, to 3e-9 for float32 and 1e-17 for float64, relative to the larger one of it and s. No
+# coefficient is negative, so nothing cancels.
 _SINGLE = (
-    (0.5000000004, 0.432572251, 0.1787087335, 0.03903058103, 0.003859262033),
+    (1.253314138, 1.084297835, 0.4479563644, 0.09783515799, 0.009673735331),
     (1.0, 1.663029153, 1.184321313, 0.4574681676, 0.09784187097, 0.009673619817),
 )
 _DOUBLE = (
     (
-        *(0.5, 0.767737159835970376, 0.583499196868867261, 0.281668066587789726, 0.0942001397929789748),
-        *(0.0225343518998837153, 3.85381371279023191e-3, 4.55648347647254762e-4, 3.40211018122852597e-5),
-        1.23755778895832487e-6,
+        *(1.25331413731550025, 1.92443167232974308, 1.46261558509598323, 0.706037139769601122),
+        *(0.236124733879273941, 0.0564852436227333253, 9.66007841764066912e-3, 1.1421410310315045e-3),
+        *(8.52782557367742049e-5, 3.10209734529276172e-6),
     ),
     (
         *(1.0, 2.33335888047480547, 2.52874941928086812, 1.68026833298875601, 0.760269406028114999),
@@ -130,22 +131,25 @@ _DOUBLE = (
         *(8.52782557348383025e-5, 3.10209734530104944e-6),
     ),
 )
+_LOG_ROOT = 0.9189385332046727  # ln √(2π)
 
 
-def _half_square(s: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """½ s² as (rounded, what that lacks)."""
+def _density_size(s: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """−ln φ(s) = ½ s² + ln √(2π) as (rounded, what that lacks)."""
     high, low = halves(s)
-    exact, rest = 0.5 * high * high, 0.5 * low * (s + high)
+    exact, rest = 0.5 * high * high, 0.5 * low * (s + high) + _LOG_ROOT
     size = exact + rest
-    return size, jax.lax.stop_gradient((exact - size) + rest)
+    part = size - exact  # of which rest is the larger one for small s, so no shorter sum will do
+    return size, jax.lax.stop_gradient((exact - (size - part)) + (rest - part))
 
 
 def _times_gelu_slope(y_bar: jax.Array, x: jax.Array) -> jax.Array:
     s = jnp.minimum(clipped_size(x), 64.0)
+    size, low = _density_size(s)
     top, bottom = _SINGLE if is_single(s) else _DOUBLE
-    q, _, times = tail(*_half_square(s))
-    slope = q * (horner(top, s) / horner(bottom, s) - s / math.sqrt(2 * math.pi))
-    return reflected(x, y_bar, times(y_bar, slope))  # (3), (2)
+    e = tail(size)
+    difference = (horner(top, s) / horner(bottom, s) + low * s) - s
+    return e.reflected(x, y_bar, e.q * difference)  # (3), (2)
 
 
 # 2√(2/π) and 2√(2/π) · 0.044715, each as a number of 12 bits and the rest.
@@ -187,21 +191,24 @@ def _tanh_tail_size_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]): 
 
 def _times_tanh_gelu_slope(y_bar: jax.Array, x: jax.Array) -> jax.Array:
     s = jnp.minimum(clipped_size(x), 32.0)
-    q, small, times = tail(*_tanh_tail_size(s))
-    rise = s * (sum(_LINEAR) + 3 * sum(_CUBIC) * (s * s))
-    left = times(y_bar, q * ((1 - rise) + small) / jnp.square(1 + small))  # (6)
-    return reflected(x, y_bar, left)  # (5)
+    size, low = _tanh_tail_size(s)
+    e = tail(size)
+    difference = ((1 - size) + e.small) - 2 * sum(_CUBIC) * (s * s * s)  # (7)
+    slope = e.q * quotient(difference, e.small * (2 + e.small), low)  # (6)
+    return e.reflected(x, y_bar, slope)  # (5)
 
 
 # Derivation of x̄ for y = x Φ(x), Φ the normal distribution and φ = Φ' its density.
 #   (1) y' = Φ(x) + x φ(x), since φ is the derivative of Φ
 #   (2) Φ(x) + Φ(−x) = 1 and x φ(x) is odd, so y'(x) + y'(−x) = 1: x < 0 tells all
-#   (3) for x = −s both terms have the factor e^(−s²/2), and only Φ's is no power of s:
-#       y'(−s) = e^(−s²/2) (Φ(−s) e^(s²/2) − s/√(2π)), without cancellation but at its zero, s = 0.75
+#   (3) for x = −s both terms have the factor φ(s), which Mills' ratio m(s) = Φ(−s)/φ(s) does not have:
+#       y'(−s) = φ(s) (m(s) − s), without cancellation but at its zero, s = 0.75; the rounding of φ's
+#       exponent, a factor 1 − low, is told to s alone, beside which m is small where it counts
 # and for y = x σ(v), v = 2√(2/π) (x + 0.044715 x³), which is ½ x (1 + tanh(v/2)):
 #   (4) y' = σ(v) + x v' σ(v) σ(−v)
 #   (5) v is odd, so here too y'(x) + y'(−x) = 1
 #   (6) as silu's, with q = e^−|v|: y'(−s) = q (1 − s v' + q)/(1 + q)²
+#   (7) s v' = v + 4√(2/π) 0.044715 s³, and 1 − v is exact near the zero, at s = 0.75
 @elementwise(
     derivative=lambda y_bar, x, approximate: (
         _times_tanh_gelu_slope(y_bar, x) if approximate else _times_gelu_slope(y_bar, x)

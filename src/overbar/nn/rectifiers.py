@@ -265,9 +265,9 @@ hard_swish = hard_silu
 
 def _times_elu_slope(y_bar: jax.Array, x: jax.Array, alpha: jax.Array) -> jax.Array:
     """ȳ where x > 0, else ȳ α e^x: α goes to the factor that it cannot carry out of range."""
-    q, _, times = tail(jnp.where(x > 0, 0.0, -x))
+    e = tail(jnp.where(x > 0, 0.0, -x))
     large = jnp.abs(alpha) > 1
-    left = times(jnp.where(large, y_bar, alpha * y_bar), jnp.where(large, alpha * q, q))
+    left = e.times(jnp.where(large, y_bar, alpha * y_bar), jnp.where(large, alpha * e.q, e.q))
     return jnp.where(x > 0, y_bar, left)
 
 
@@ -327,17 +327,19 @@ def _celu_exponent(x: jax.Array, alpha: jax.Array) -> tuple[jax.Array, jax.Array
 
 
 def _times_celu_slope(y_bar: jax.Array, x: jax.Array, alpha: jax.Array) -> jax.Array:
-    q, _, times = tail(*_celu_exponent(x, alpha))
-    return jnp.where(x > 0, y_bar, times(y_bar, q))
+    e = tail(*_celu_exponent(x, alpha))
+    return jnp.where(x > 0, y_bar, e.times(y_bar, e.q))
 
 
-def _celu_slope_by_alpha(x: jax.Array, alpha: jax.Array) -> jax.Array:
-    """−(1 − (1 + s) e^−s), for small s by a series of positive terms: −e^−s (s²/2! + s³/3! + ...)."""
+def _times_celu_slope_by_alpha(y_bar: jax.Array, x: jax.Array, alpha: jax.Array) -> jax.Array:
+    """−ȳ (1 − (1 + s) e^−s), for small s by a series of positive terms: −ȳ e^−s (s²/2! + s³/3! + ...)."""
     s, low = _celu_exponent(x, alpha)
+    q = tail(s, low).small
     near = jnp.abs(s) < 2.5
     z = jnp.where(near, s, 0.0)
-    _, q, _ = tail(s, low)
-    return -jnp.where(near, q * z * z * exp_series(z, 2, 2.5), 1 - (1 + s) * q)
+    least, most = jnp.minimum(z, 1), jnp.maximum(z, 1)  # z = least · most, and least may vanish
+    series = y_bar * least * least * (most * most * q * exp_series(z, 2, 2.5))
+    return -jnp.where(near, series, y_bar * (1 - (1 + s) * q))
 
 
 # Derivation for y = x (x > 0), α (e^u − 1) with u = x/α (x ≤ 0).
@@ -345,7 +347,7 @@ def _celu_slope_by_alpha(x: jax.Array, alpha: jax.Array) -> jax.Array:
 #   (2) ẏ = ẋ for x > 0, and e^u ẋ + (e^u − 1 − u e^u) α̇ for x ≤ 0
 #   (3) x̄ = ȳ or ȳ e^u;  ᾱ = Σ ȳ (e^u − 1 − u e^u) over the x ≤ 0, which is ȳ (e^−s (1 + s) − 1) with s = −u
 @elementwise(
-    {"x": _times_celu_slope, "alpha": _celu_slope_by_alpha},  # (3)
+    {"x": _times_celu_slope, "alpha": _times_celu_slope_by_alpha},  # (3)
     {"x": "x̄ = ȳ where x > 0, else ȳ e^u, u = x/α", "alpha": "ᾱ = Σ ȳ (e^u − 1 − u e^u), u = min(x, 0)/α"},
     reference=lambda x, alpha: jnp.where(x > 0, x, alpha * (jnp.exp(jnp.minimum(x, 0) / alpha) - 1)),
     samples=lambda key: _sloped_samples(key),
@@ -381,8 +383,8 @@ _SELU_ALPHA = 1.6732632423543772848170429916717
 
 
 def _times_selu_slope(y_bar: jax.Array, x: jax.Array) -> jax.Array:
-    q, _, times = tail(jnp.where(x > 0, 0.0, -x))
-    return jnp.where(x > 0, _SELU_SCALE * y_bar, times(y_bar, _SELU_SCALE * _SELU_ALPHA * q))
+    e = tail(jnp.where(x > 0, 0.0, -x))
+    return jnp.where(x > 0, _SELU_SCALE * y_bar, e.times(y_bar, _SELU_SCALE * _SELU_ALPHA * e.q))
 
 
 # Derivation of x̄ for y = λ elu(x, α) with two constants.
