@@ -43,7 +43,9 @@ def axes_of(name: str, x: jax.Array, axis: Axis) -> tuple[int, ...]:
     given = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
     axes = sorted(a + x.ndim if a < 0 else a for a in given)
     if not all(0 <= a < x.ndim for a in axes) or len(set(axes)) < len(axes):
-        raise RuleError(f"rule {name}: axis must name axes of x, each once, but came {axis!r} for {describe(x)}.")
+        raise RuleError(
+            f"rule {name}: axis must name axes of x, each once, but came {axis!r} for {describe(x)}."
+        )
     return tuple(axes)
 
 

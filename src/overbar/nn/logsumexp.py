@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar.nn._shares import hold, times
 from overbar.nn._wide import Axis, cast, check_real, shape_of, summed_to, wide
 from overbar.rule import Sample, rule
 
@@ -24,7 +25,8 @@ Kept = dict[str, Any]
 @rule(
     bars={"a": "ā = ȳ b e^a / Σ b e^a", "b": "b̄ = ȳ e^a / Σ b e^a"},
     residuals={
-        "p": "e^a / Σ b e^a",
+        "e": "e^(a − m), m the largest entry; in half precision without b divided by the total",
+        "total": "Σ b e^(a − m), one number for all that is summed",
         "b": "the factors, where there are any",
         "a": "an array without entries that tells a's shape where there are factors: no bytes",
     },
@@ -43,7 +45,7 @@ def logsumexp(
 
     Backward: ā = ȳ b e^a / Σ b e^a and b̄ = ȳ e^a / Σ b e^a, summed over the copies of what was
     broadcast. An entry with b = 0 is left out, as in jax.nn: its ā and its b̄ are 0. At a = +inf the
-    bars are their limits; entries that are all −inf share ȳ alike, as ties do.
+    bars are their limits, shared by ties; where all entries are −inf they are 0.
 
     Args:
       a: any shape; float16, bfloat16, float32 or float64.
@@ -84,33 +86,38 @@ def logsumexp_forward(
     return_sign: bool,
     where: jax.Array | None,
 ) -> tuple[Any, Kept]:
-    if b is None and not return_sign:
-        y, p = _log_sum(a, axis, keepdims, where)
-        return cast(y, a.dtype), {"p": p, "b": None, "a": None}
-    y = logsumexp.primal(a, axis, b, keepdims, return_sign, where)
     if b is None:
-        return y, {"p": _log_sum(a, axis, keepdims, where)[1], "b": None, "a": None}
-    return y, {"p": _shares(a, axis, b, return_sign, where), "b": b, "a": shape_of(a)}
+        y, kept = _log_sum(a, axis, keepdims, where)
+        y = logsumexp.primal(a, axis, b, keepdims, return_sign, where) if return_sign else cast(y, a.dtype)
+        return y, {**kept, "b": None, "a": None}
+    y = logsumexp.primal(a, axis, b, keepdims, return_sign, where)
+    factors = wide(b)
+    counts = factors != 0 if where is None else (factors != 0) & where
+    e, _ = _exponentials(wide(a), axis, counts)
+    total = jnp.sum(factors * e, axis=axis, keepdims=True)
+    if not return_sign:  # y is nan where the sum is negative, and a constant nan in jax.nn
+        total = jnp.where(total < 0, jnp.full_like(total, jnp.inf), total)
+    return y, {**hold(e, total, e.dtype), "b": b, "a": shape_of(a)}
 
 
 # Derivation for y = log s, s = Σ_i b_i e^a_i.
 #   (1) ẏ = ṡ/s,  ṡ = Σ_i e^a_i (ḃ_i + b_i ȧ_i)
-#   (2) p_i = e^a_i / s = e^(a_i − m) / Σ_j b_j e^(a_j − m) for any m: with the largest a, none overflows
-#   (3) ā_i = ȳ b_i p_i and b̄_i = ȳ p_i, each summed over its copies
+#   (2) e^a_i / s = e^(a_i − m) / Σ_j b_j e^(a_j − m) for any m: with the largest a, none overflows
+#   (3) b̄_i = ȳ e^a_i / s and ā_i = b_i b̄_i, each summed over its copies
 #   (4) log |s| has the same slope where s < 0, and the sign is a constant wherever y has a slope
 @logsumexp.backward
 def logsumexp_backward(
     residuals: Residuals, y_bar: Any, axis: Axis, keepdims: bool, return_sign: bool
 ) -> dict[str, jax.Array]:
-    p, b = residuals["p"], residuals["b"]
+    e, b = residuals["e"], residuals["b"]
     y_bar = y_bar[0] if return_sign else y_bar  # (4)
-    e_bar = _spread(wide(y_bar), p, axis, keepdims) * _unkept(p)
+    shares = times(_spread(wide(y_bar), e, axis, keepdims), residuals)  # (2)
     if b is None:
-        return {"a": cast(e_bar, y_bar.dtype)}
+        return {"a": cast(shares, y_bar.dtype)}
     a_shape = residuals["a"].shape[1:]
     return {
-        "a": cast(summed_to(a_shape, e_bar * wide(b)), y_bar.dtype),  # (3)
-        "b": cast(summed_to(b.shape, e_bar), b.dtype),
+        "a": cast(summed_to(a_shape, shares * wide(b)), y_bar.dtype),  # (3)
+        "b": cast(summed_to(b.shape, shares), b.dtype),
     }
 
 
@@ -154,7 +161,10 @@ def logsumexp_samples(key: jax.Array) -> Iterator[Sample]:
 
 @rule(
     bars={"x": "x̄ = ȳ e^x / Σ e^x"},
-    residuals={"p": "e^x / Σ e^x"},
+    residuals={
+        "e": "e^(x − m), m the largest entry; in half precision divided by the total",
+        "total": "Σ e^(x − m), one number for all that is averaged",
+    },
     static=("axis", "keepdims"),
     arrays=("x", "where"),
 )
@@ -195,18 +205,15 @@ def logmeanexp(
 def logmeanexp_forward(
     x: jax.Array, axis: Axis, where: jax.Array | None, keepdims: bool
 ) -> tuple[jax.Array, Kept]:
-    y, p = _log_mean(x, axis, keepdims, where)
-    return y, {"p": p}
+    return _log_mean(x, axis, keepdims, where)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))  # as the namesake is: compiled as one, it rounds otherwise
-def _log_mean(
-    x: jax.Array, axis: Axis, keepdims: bool, where: jax.Array | None
-) -> tuple[jax.Array, jax.Array]:
-    y, p = _log_sum(x, axis, keepdims, where)
+def _log_mean(x: jax.Array, axis: Axis, keepdims: bool, where: jax.Array | None) -> tuple[jax.Array, Kept]:
+    y, kept = _log_sum(x, axis, keepdims, where)
     counted = jnp.ones(x.shape, bool) if where is None else jnp.broadcast_to(where, x.shape)
     n = jnp.sum(counted, axis=axis, keepdims=keepdims, dtype=y.dtype)
-    return cast(y - jnp.log(n), x.dtype), p
+    return cast(y - jnp.log(n), x.dtype), kept
 
 
 # Derivation for y = log Σ_i e^x_i − log n: n is a constant, and the rest is logsumexp's with b = 1.
@@ -214,14 +221,12 @@ def _log_mean(
 def logmeanexp_backward(
     residuals: Residuals, y_bar: jax.Array, axis: Axis, keepdims: bool
 ) -> dict[str, jax.Array]:
-    p = residuals["p"]
-    return {"x": cast(_spread(wide(y_bar), p, axis, keepdims) * _unkept(p), y_bar.dtype)}
+    g = _spread(wide(y_bar), residuals["e"], axis, keepdims)
+    return {"x": cast(times(g, residuals), y_bar.dtype)}
 
 
 @logmeanexp.reference
-def logmeanexp_reference(
-    x: jax.Array, axis: Axis, where: jax.Array | None, keepdims: bool
-) -> jax.Array:
+def logmeanexp_reference(x: jax.Array, axis: Axis, where: jax.Array | None, keepdims: bool) -> jax.Array:
     y = logsumexp_reference(x, axis, None, keepdims, False, where)
     counted = jnp.ones(x.shape, bool) if where is None else jnp.broadcast_to(where, x.shape)
     return y - jnp.log(counted.astype(x.dtype).sum(axis=axis, keepdims=keepdims))
@@ -236,51 +241,27 @@ def logmeanexp_samples(key: jax.Array) -> Iterator[Sample]:
 
 
 def _exponentials(a: jax.Array, axis: Axis, where: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """(e^(a − m), m) with m the largest entry along the axis, kept as an axis of size 1.
+    """(e^(a − m), m) with m the largest entry that counts; 0 where an entry does not count.
 
-    Where m is infinite, e^(a − m) is 1 at the entries that are m: a +inf then has all of the
-    probability, and entries that are all −inf, ties as they are, share it alike.
+    A +inf has all of the sum, shared by ties: the largest finite number is taken off instead of m,
+    which leaves e^inf at such an entry, made 2 (no other is above 1), and 0 at the others.
     """
     m = jax.lax.stop_gradient(jnp.max(a, axis=axis, where=where, initial=-jnp.inf, keepdims=True))
-    infinite = jnp.where(jnp.isinf(m), m, jnp.full_like(m, jnp.nan))  # equals no entry where m is finite
-    return jnp.exp(jnp.where(a == infinite, jnp.zeros_like(a), a - m)), m
+    limit = float(jnp.finfo(m.dtype).max)
+    shift = jnp.where(jnp.isneginf(m), jnp.zeros_like(m), jnp.minimum(m, limit))
+    a = a if where is None else jnp.where(where, a, -jnp.inf)
+    return jnp.minimum(jnp.exp(a - shift), 2), m
 
 
-def _log_sum(a: jax.Array, axis: Axis, keepdims: bool, where: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """(log Σ e^a in the dtype that is computed in, the shares e^a / Σ e^a as they are kept)."""
-    x = wide(a) if where is None else jnp.where(where, wide(a), jnp.zeros_like(wide(a)))
-    e, m = _exponentials(x, axis, where)
-    total = jnp.sum(e, axis=axis, keepdims=True, where=where)
+def _log_sum(a: jax.Array, axis: Axis, keepdims: bool, where: jax.Array | None) -> tuple[jax.Array, Kept]:
+    """(log Σ e^a in the dtype that is computed in, what is kept of the shares)."""
+    e, m = _exponentials(wide(a), axis, where)
+    total = jnp.sum(e, axis=axis, keepdims=True)
     y = jnp.log(total) + m
-    p = e / total
-    if where is not None:
-        p = jnp.where(where, p, jnp.zeros_like(p))
     dropped = tuple(range(a.ndim)) if axis is None else axis
-    return y if keepdims else jnp.squeeze(y, dropped), _kept(p, a.dtype)
+    return y if keepdims else jnp.squeeze(y, dropped), hold(e, total, a.dtype)
 
 
-def _shares(
-    a: jax.Array, axis: Axis, b: jax.Array, return_sign: bool, where: jax.Array | None
-) -> jax.Array:
-    """e^a / Σ b e^a, 0 where an entry is left out and where y is nan."""
-    factors = wide(b)
-    counts = factors != 0 if where is None else (factors != 0) & where
-    entries = jnp.where(counts, wide(a), jnp.full_like(wide(a), -jnp.inf))
-    e, _ = _exponentials(entries, axis, counts)
-    total = jnp.sum(factors * e, axis=axis, keepdims=True, where=counts)
-    counts = counts if return_sign else counts & (total >= 0)
-    return jnp.where(counts, e / total, jnp.zeros_like(e))
-
-
-def _kept(p: jax.Array, dtype: Any) -> jax.Array:
-    """Shares in the dtype that they are kept in: float16 ends early below 1, and has room above it."""
-    return cast(p * 2.0**15 if dtype == jnp.float16 else p, dtype)
-
-
-def _unkept(p: jax.Array) -> jax.Array:
-    return wide(p) * 2.0**-15 if p.dtype == jnp.float16 else wide(p)
-
-
-def _spread(y_bar: jax.Array, p: jax.Array, axis: Axis, keepdims: bool) -> jax.Array:
+def _spread(y_bar: jax.Array, e: jax.Array, axis: Axis, keepdims: bool) -> jax.Array:
     """ȳ with the summed axes as axes of size 1."""
-    return y_bar if keepdims else jnp.expand_dims(y_bar, tuple(range(p.ndim)) if axis is None else axis)
+    return y_bar if keepdims else jnp.expand_dims(y_bar, tuple(range(e.ndim)) if axis is None else axis)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar.nn._shares import hold, times
 from overbar.nn._wide import Axis, cast, check_real, wide
 from overbar.rule import Sample, rule
 
@@ -93,7 +94,11 @@ def plain_sum(x: jax.Array, axis: Axis, where: jax.Array | None) -> jax.Array:
 
 @rule(
     bars={"x": "x̄ = ȳ − e^y Σ ȳ"},
-    residuals={"y": "the output, log-probabilities; x is not kept", "where": "the mask, where there is one"},
+    residuals={
+        "e": "e^(x − m), m the largest entry; in half precision divided by the total",
+        "total": "Σ e^(x − m), one number a row",
+        "where": "the mask, where there is one",
+    },
     static=("axis",),
     arrays=("x", "where"),
 )
@@ -128,22 +133,28 @@ def log_softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -
 
 @log_softmax.forward
 def log_softmax_forward(x: jax.Array, axis: Axis, where: jax.Array | None) -> tuple[jax.Array, Kept]:
-    y = log_softmax.primal(x, axis, where)
-    return y, {"y": y, "where": where}
+    # The same arithmetic as the primal's, which XLA does once where they are compiled together.
+    entries = wide(x) if where is None else jnp.where(where, wide(x), -jnp.inf)
+    m = jnp.max(wide(x), axis=axis, where=where, initial=-jnp.inf, keepdims=True)
+    e = jnp.exp(entries - jax.lax.stop_gradient(m))
+    e = e if where is None else jnp.where(where, e, 0)
+    total = jnp.sum(e, axis=axis, keepdims=True)
+    return log_softmax.primal(x, axis, where), {**hold(e, total, x.dtype), "where": where}
 
 
 # Derivation for y_i = x_i − log Σ_j e^x_j.
-#   (1) ẏ_i = ẋ_i − Σ_j p_j ẋ_j with p_j = e^x_j / Σ_k e^x_k
+#   (1) ẏ_i = ẋ_i − Σ_j p_j ẋ_j with the shares p_j = e^x_j / Σ_k e^x_k
 #   (2) ⟨ȳ, ẏ⟩ = Σ_i ȳ_i ẋ_i − (Σ_i ȳ_i) Σ_j p_j ẋ_j
-#   (3) p = e^y: the output tells the probabilities
-#   (4) x̄ = ȳ − e^y Σ ȳ; what is left out is the constant −inf: its ȳ goes nowhere
+#   (3) x̄ = ȳ − p Σ ȳ; what is left out is the constant −inf: its ȳ goes nowhere
+# p = e^y as well, but y has been rounded: at y = −8 that costs p eight times the rounding of its own,
+# and an exponential. So the exponentials are kept that forward has made.
 @log_softmax.backward
 def log_softmax_backward(residuals: Residuals, y_bar: jax.Array, axis: Axis) -> dict[str, jax.Array]:
-    y, where, g = wide(residuals["y"]), residuals["where"], wide(y_bar)
+    where, g = residuals["where"], wide(y_bar)
     total = jnp.sum(g, axis=axis, keepdims=True, where=where)
-    x_bar = g - jnp.exp(y) * total  # (3), (4)
+    x_bar = g - times(total, residuals)  # (3)
     if where is not None:
-        x_bar = jnp.where(where, x_bar, jnp.zeros_like(x_bar))
+        x_bar = jnp.where(where, x_bar, 0)
     return {"x": cast(x_bar, y_bar.dtype)}
 
 
