@@ -3,6 +3,7 @@
 from overbar.nn.activations import (
     log1mexp,
     log_sigmoid,
+    relu,
     sigmoid,
     soft_sign,
     softplus,
@@ -13,6 +14,7 @@ from overbar.nn.activations import (
 )
 from overbar.nn.gates import gelu, mish, silu, swish
 from overbar.nn.layers import linear
+from overbar.nn.logsumexp import logmeanexp, logsumexp
 from overbar.nn.rectifiers import (
     celu,
     elu,
@@ -26,6 +28,7 @@ from overbar.nn.rectifiers import (
     relu6,
     selu,
 )
+from overbar.nn.softmax import log_softmax, softmax
 
 __all__ = [
     "celu",
@@ -40,6 +43,9 @@ __all__ = [
     "linear",
     "log1mexp",
     "log_sigmoid",
+    "log_softmax",
+    "logmeanexp",
+    "logsumexp",
     "mish",
     "relu",
     "relu6",
@@ -47,6 +53,7 @@ __all__ = [
     "sigmoid",
     "silu",
     "soft_sign",
+    "softmax",
     "softplus",
     "sparse_plus",
     "sparse_sigmoid",
