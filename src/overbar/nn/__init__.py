@@ -2,5 +2,7 @@
 
 from overbar.nn.activations import relu, sigmoid, softplus, tanh
 from overbar.nn.layers import linear
+from overbar.nn.long_short_term_memory import lstm
+from overbar.nn.recurrent import gru, rnn
 
-__all__ = ["linear", "relu", "sigmoid", "softplus", "tanh"]
+__all__ = ["gru", "linear", "lstm", "relu", "rnn", "sigmoid", "softplus", "tanh"]
