@@ -15,6 +15,7 @@ from overbar.nn.activations import (
 from overbar.nn.gates import gelu, mish, silu, swish
 from overbar.nn.layers import linear
 from overbar.nn.logsumexp import logmeanexp, logsumexp
+from overbar.nn.long_short_term_memory import lstm
 from overbar.nn.rectifiers import (
     celu,
     elu,
@@ -28,12 +29,14 @@ from overbar.nn.rectifiers import (
     relu6,
     selu,
 )
+from overbar.nn.recurrent import gru, rnn
 from overbar.nn.softmax import log_softmax, softmax
 
 __all__ = [
     "celu",
     "elu",
     "gelu",
+    "gru",
     "hard_sigmoid",
     "hard_silu",
     "hard_swish",
@@ -46,9 +49,11 @@ __all__ = [
     "log_softmax",
     "logmeanexp",
     "logsumexp",
+    "lstm",
     "mish",
     "relu",
     "relu6",
+    "rnn",
     "selu",
     "sigmoid",
     "silu",
