@@ -2,5 +2,6 @@
 
 from overbar.nn.activations import relu, sigmoid, softplus, tanh
 from overbar.nn.layers import linear
+from overbar.nn.pooling import avg_pool, max_pool
 
-__all__ = ["linear", "relu", "sigmoid", "softplus", "tanh"]
+__all__ = ["avg_pool", "linear", "max_pool", "relu", "sigmoid", "softplus", "tanh"]
