@@ -56,8 +56,18 @@ class Windows:
         )
 
     @property
+    def spans(self) -> Ints:
+        """The entries from the first window's place to the last one's."""
+        return tuple((n - 1) * s + 1 if n else 0 for n, s in zip(self.outputs, self.strides, strict=True))
+
+    @property
     def area(self) -> int:
         return math.prod(self.window)
+
+    @property
+    def overlap(self) -> bool:
+        """Whether an entry may be in more than one window."""
+        return any(r > s for r, s in zip(self.reach, self.strides, strict=True))
 
     def offsets(self) -> Iterator[Ints]:
         """Each offset of the window, the last axis fastest."""
@@ -75,6 +85,11 @@ class Windows:
         padding = (*none[:axis], self.padding[axis], *none[axis + 1 :])
         sizes = (*others[0], self.sizes[axis], *others[1])
         return Windows(sizes, only(self.window), only(self.strides), only(self.dilation), padding)
+
+    def batched(self, x: jax.Array) -> jax.Array:
+        """x, or y, with its leading axes made one: (N, *spatial, C)."""
+        leading = x.shape[: x.ndim - len(self.sizes) - 1]
+        return x if len(leading) == 1 else x.reshape(math.prod(leading), *x.shape[len(leading) :])
 
     def views(self, x: jax.Array, fill: float = 0.0) -> Iterator[jax.Array]:
         """For each offset what all the windows see through it: (N, *outputs, C)."""

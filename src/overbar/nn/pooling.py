@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -26,12 +25,6 @@ def _windows(rule: str, x: jax.Array, window: Any, strides: Any, padding: Any) -
             f"a tuple of one for each of them, but came x {describe(x)}, window {window!r}."
         )
     return windows(rule, x.shape[-n - 1 : -1], per_axis(rule, "window", window, n), strides or 1, padding)
-
-
-def _batched(x: jax.Array, over: Windows) -> jax.Array:
-    """x with its leading axes made one: (N, *spatial, C)."""
-    leading = x.shape[: x.ndim - len(over.window) - 1]
-    return x if len(leading) == 1 else x.reshape(math.prod(leading), *x.shape[len(leading) :])
 
 
 def _reduced(x: jax.Array, over: Windows, start: float, combine: Callable[..., Any]) -> jax.Array:
@@ -103,7 +96,7 @@ def _chosen(x: jax.Array, over: Windows) -> jax.Array:
 
     Written as XLA's select-and-scatter goes through a window, so that with NaNs the same entry is chosen.
     """
-    number_type = np.min_scalar_type(over.area)
+    number_type = _number_type(over)
     first_inside = _first_inside(over)
     views = over.views(x, -jnp.inf)
     largest = next(views)
@@ -114,7 +107,28 @@ def _chosen(x: jax.Array, over: Windows) -> jax.Array:
             take |= jnp.asarray(first_inside >= number)
         largest = jnp.where(take, seen, largest)
         index = jnp.where(take, jnp.asarray(number, number_type), index)
-    return jax.lax.optimization_barrier(index)  # or XLA finds it anew for every entry of x̄
+    return index
+
+
+def _in_halves(x: jax.Array, over: Windows) -> jax.Array:
+    """What _chosen finds, in a loop over two halves of the batch (which share an example where it is odd).
+
+    A loop is what XLA does not fuse into: otherwise the whole search is done anew, in backward, for
+    each of the overlapping windows that an entry is in. An optimization barrier does not hold it back.
+    """
+    half = -(-x.shape[0] // 2)
+
+    def find(number: Any, found: jax.Array) -> jax.Array:
+        start = number * (x.shape[0] - half)
+        index = _chosen(jax.lax.dynamic_slice_in_dim(x, start, half), over)
+        return jax.lax.dynamic_update_slice_in_dim(found, index, start, axis=0)
+
+    shape = (x.shape[0], *over.outputs, x.shape[-1])
+    return jax.lax.fori_loop(0, 2, find, jnp.zeros(shape, _number_type(over)))
+
+
+def _number_type(over: Windows) -> Any:
+    return np.min_scalar_type(over.area)
 
 
 def _first_inside(over: Windows) -> np.ndarray[Any, Any] | None:
@@ -144,7 +158,9 @@ def max_pool_forward(
 ) -> tuple[jax.Array, dict[str, Any]]:
     over = _windows("nn.max_pool", x, window, strides, padding)
     y = max_pool.primal(x, window, strides, padding)
-    return y, {"index": _chosen(_batched(x, over), over).reshape(y.shape), "sizes": x[..., :0]}
+    find = _in_halves if over.overlap else _chosen
+    index = find(jax.lax.stop_gradient(over.batched(x)), over)
+    return y, {"index": index.reshape(y.shape), "sizes": x[..., :0]}
 
 
 # Derivation for y_i = max over the offsets o of x_(p(i, o)), where p(i, o) = i·stride + o − low.
@@ -158,7 +174,7 @@ def max_pool_backward(
 ) -> dict[str, Any]:
     index, sizes = residuals["index"], residuals["sizes"]
     over = _windows("nn.max_pool", sizes, window, strides, padding)
-    index, bar = _batched(index, over), _batched(y_bar, over).astype(computing(y_bar.dtype))
+    index, bar = over.batched(index), over.batched(y_bar).astype(computing(y_bar.dtype))
     index, bar = over.beside_strides(index), over.beside_strides(bar)
 
     def seen(numbers: np.ndarray[Any, Any]) -> jax.Array:
@@ -251,7 +267,7 @@ def avg_pool_backward(
 ) -> dict[str, Any]:
     sizes = residuals["sizes"]
     over = _windows("nn.avg_pool", sizes, window, strides, padding)
-    bar = _batched(y_bar, over).astype(computing(y_bar.dtype))
+    bar = over.batched(y_bar).astype(computing(y_bar.dtype))
     bar = bar / _counts(over, count_include_pad, bar.dtype)  # (1)
     for axis in range(len(over.window)):
         bar = _shared(bar, over.along(axis))  # (3)
