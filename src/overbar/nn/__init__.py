@@ -12,10 +12,12 @@ from overbar.nn.activations import (
     squareplus,
     tanh,
 )
+from overbar.nn.convolution import conv
 from overbar.nn.gates import gelu, mish, silu, swish
 from overbar.nn.layers import linear
 from overbar.nn.logsumexp import logmeanexp, logsumexp
 from overbar.nn.long_short_term_memory import lstm
+from overbar.nn.pooling import avg_pool, max_pool
 from overbar.nn.rectifiers import (
     celu,
     elu,
@@ -33,7 +35,9 @@ from overbar.nn.recurrent import gru, rnn
 from overbar.nn.softmax import log_softmax, softmax
 
 __all__ = [
+    "avg_pool",
     "celu",
+    "conv",
     "elu",
     "gelu",
     "gru",
@@ -50,6 +54,7 @@ __all__ = [
     "logmeanexp",
     "logsumexp",
     "lstm",
+    "max_pool",
     "mish",
     "relu",
     "relu6",
