@@ -12,6 +12,7 @@ from overbar.nn.activations import (
     squareplus,
     tanh,
 )
+from overbar.nn.attention import dot_product_attention
 from overbar.nn.convolution import conv
 from overbar.nn.gates import gelu, mish, silu, swish
 from overbar.nn.layers import linear
@@ -38,6 +39,7 @@ __all__ = [
     "avg_pool",
     "celu",
     "conv",
+    "dot_product_attention",
     "elu",
     "gelu",
     "gru",
