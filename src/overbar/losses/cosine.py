@@ -135,7 +135,10 @@ def cosine_distance(
 #   (2) u̇ = ȧ/m − u ṁ/m, and ṁ = ⟨u, ȧ⟩ where |a|² > ε, else ε̇/(2m)
 #   (3) ⟨v, u̇⟩ = ⟨v − c u, ȧ⟩/m where |a|² > ε, else ⟨v, ȧ⟩/m − c ε̇/(2ε), for m² = ε
 #   (4) so ā = L̄ (v − c u)/m or L̄ v/m; halfway between the two at |a|² = ε, as JAX has it
-#   (5) ε̄ = −Σ L̄ c/(2ε) for each of the two norms that is √ε
+#   (5) v − c u = (b − (c n/m) a)/n: of the inputs themselves, which have not been rounded
+#   (6) (5) is at right angles to a. What rounding has left of a in it is taken out: where a and b are
+#       nearly parallel, it is as large as the bar
+#   (7) ε̄ = −Σ L̄ c/(2ε) for each of the two norms that is √ε
 def _declare(loss: Rule[..., jax.Array], sign: int) -> None:
     """Declares both passes of sign · c, plus a constant."""
 
@@ -158,14 +161,18 @@ def _declare(loss: Rule[..., jax.Array], sign: int) -> None:
             """How much of a norm moves with its vector: all, none, or half of it at ε."""
             return jnp.where(square > epsilon, 1.0, jnp.where(square == epsilon, 0.5, 0.0)).astype(wide)
 
-        def bar(u: jax.Array, v: jax.Array, norm: jax.Array, square: jax.Array) -> jax.Array:
-            return where_given(where, c_bar * (v - free(square) * c * u) / norm)  # (4)
+        def bar(a: jax.Array, b: jax.Array, ratio: jax.Array, square: jax.Array) -> jax.Array:
+            a, b = where_given(where, a.astype(wide)), where_given(where, b.astype(wide))
+            moves = free(square)
+            across = b - moves * c * ratio * a  # (5)
+            along = (across * a).sum(axis=axis, keepdims=True) / jnp.where(square > 0, square, 1)
+            return c_bar / m / n * (across - jnp.floor(moves) * along * a)  # (6)
 
         bound = 2 - free(aa) - free(bb)
-        epsilon_bar = jnp.where(bound > 0, -c_bar * c * bound / (2 * epsilon), jnp.zeros_like(c))  # (5)
+        epsilon_bar = jnp.where(bound > 0, -c_bar * c * bound / (2 * epsilon), jnp.zeros_like(c))  # (7)
         return {
-            "predictions": bar_of(a, bar(u, v, m, aa)),
-            "targets": bar_of(b, bar(v, u, n, bb)),
+            "predictions": bar_of(a, bar(a, b, n / m, aa)),
+            "targets": bar_of(b, bar(b, a, m / n, bb)),
             "epsilon": bar_of(residuals["epsilon"], epsilon_bar),
         }
 
