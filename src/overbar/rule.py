@@ -320,7 +320,7 @@ class Rule(Generic[P, R]):
             return y, Kept(kept, specs_of(inputs))
 
         def backward(kept: Kept, y_bar: Any) -> Any:
-            fn = functools.partial(self.parts["backward"], kept.residuals, as_arrays(y_bar))
+            fn = functools.partial(self.parts["backward"], as_arrays(kept.residuals), as_arrays(y_bar))
             bars = call_by_name(fn, options)
             bars = check_bars(self.name, bars, self._named(kept.inputs), self.integers)
             return vary_over(bars, varying_axes((kept.residuals, y_bar)))
