@@ -79,17 +79,17 @@ def _dense_backward(
     x = logits.astype(wide)
     peak = peak_of(x, axes, mask)
     t, loss_bar = together(labels.astype(wide), x, jnp.expand_dims(y_bar.astype(wide), axes))[::2]
-    weighted = _kept(mask, loss_bar * t)
+    weighted = kept_on(mask, loss_bar * t)
     share = jnp.sum(weighted, axes, keepdims=True) / total
-    logits_bar = _kept(mask, share * exponentials(x, peak, mask) - weighted)  # (3)
+    logits_bar = kept_on(mask, share * exponentials(x, peak, mask) - weighted)  # (3)
     bars = {"logits": summed_to(logits.shape, logits_bar).astype(logits.dtype)}
     if is_float(labels):
-        labels_bar = _kept(mask, -loss_bar * (x - peak - jnp.log(total)))  # (4)
+        labels_bar = kept_on(mask, -loss_bar * (x - peak - jnp.log(total)))  # (4)
         bars["labels"] = summed_to(labels.shape, labels_bar).astype(labels.dtype)
     return bars
 
 
-def _kept(mask: jax.Array | None, x: jax.Array) -> jax.Array:
+def kept_on(mask: jax.Array | None, x: jax.Array) -> jax.Array:
     """x on the mask, and 0 off it whatever stands there."""
     return x if mask is None else jnp.where(mask, x, jnp.zeros((), x.dtype))
 
@@ -392,11 +392,11 @@ def softmax_cross_entropy_with_integer_labels_backward(
     x, labels, one_axis, mask = _numbered(logits, residuals["labels"], axis, residuals["where"])
     loss_bar, labels = (jnp.expand_dims(v, one_axis) for v in (y_bar.astype(x.dtype), labels))
     if mask is not None:
-        loss_bar = _kept(jnp.any(mask, one_axis, keepdims=True), loss_bar)  # (3)
+        loss_bar = kept_on(jnp.any(mask, one_axis, keepdims=True), loss_bar)  # (3)
     classes = x.shape[one_axis]
     numbers = jax.lax.broadcasted_iota(labels.dtype, x.shape, one_axis)
     is_label = numbers == jnp.where(labels < 0, labels + classes, labels)
-    p_part = _kept(mask, loss_bar / total * exponentials(x, peak_of(x, one_axis, mask), mask))
+    p_part = kept_on(mask, loss_bar / total * exponentials(x, peak_of(x, one_axis, mask), mask))
     bar = p_part - jnp.where(is_label, loss_bar, jnp.zeros((), x.dtype))  # (2)
     bar = summed_to(x.shape, bar)
     if isinstance(axis, tuple):
