@@ -65,7 +65,7 @@ def ntxent(embeddings: ArrayLike, labels: ArrayLike, temperature: ArrayLike = 0.
 def _pairs(
     embeddings: ArrayLike, labels: ArrayLike, temperature: ArrayLike
 ) -> tuple[jax.Array, float, jax.Array, jax.Array]:
-    """Embeddings, the least ‖e‖², labels, temperature, as they are computed with; refuses what does not fit."""
+    """Embeddings, the least ‖e‖², labels, temperature as computed with; refuses what does not fit."""
     name = "losses.ntxent"
     e, labels, tau = jnp.asarray(embeddings), jnp.asarray(labels), jnp.asarray(temperature)
     check_float(name, "embeddings", e)
@@ -172,9 +172,9 @@ def ntxent_samples(key: jax.Array) -> Iterator[Sample]:
         return jax.random.normal(key, shape)
 
     yield Sample("two pairs", (normal(4, 3), jnp.array([0, 0, 1, 1])), {"temperature": 0.5})
-    yield Sample("one alone", (normal(5, 2), jnp.array([0, 1, 0, 2, 0]), 0.7))
-    yield Sample("one feature", (normal(4, 1), jnp.array([0, 1, 0, 1]), 1.0))
-    yield Sample("no positive pair", (normal(0, 3), jnp.zeros(0, int), 0.5), tags=("kink",))
+    yield Sample("one alone", (normal(5, 2), jnp.array([0, 1, 0, 2, 0]), jnp.float32(0.7)))
+    yield Sample("one feature", (normal(4, 1), jnp.array([0, 1, 0, 1]), jnp.float32(1.0)))
+    yield Sample("no positive pair", (normal(0, 3), jnp.zeros(0, int), jnp.float32(0.5)), tags=("kink",))
     yield Sample("bench", (normal(256, 64), jnp.arange(256) // 2), tags=("bench",))
 
 
@@ -362,14 +362,13 @@ def triplet_margin_loss_reference(
     eps: jax.Array,
 ) -> jax.Array:
     def distance(x: jax.Array) -> jax.Array:
-        size = jnp.abs(x)
-        sign = jnp.where(
-            x < 0, jnp.cos(jnp.pi * norm_degree), 1.0
-        )  # of a negative number to an integer power
-        powers = sign * jnp.exp(norm_degree * jnp.log(jnp.where(size > 0, size, 1))) * (size > 0)
-        return jnp.exp(jnp.log(powers.sum(axis) + eps) / norm_degree)
+        size, degree = jnp.abs(x), norm_degree.astype(x.dtype)
+        sign = jnp.where(x < 0, jnp.cos(jnp.pi * degree), 1.0)  # of a negative number to an integer power
+        powers = sign * jnp.exp(degree * jnp.log(jnp.where(size > 0, size, 1)))
+        return jnp.exp(jnp.log(jnp.where(size > 0, powers, 0).sum(axis) + eps.astype(x.dtype)) / degree)
 
-    slack = distance(anchors - positives) - distance(anchors - negatives) + margin
+    slack = distance(anchors - positives) - distance(anchors - negatives)
+    slack = slack + margin.astype(slack.dtype)
     return jnp.where(slack > 0, slack, 0)
 
 

@@ -6,7 +6,7 @@ Of the N labels of a sequence there are N + 1 blank states φ_0 … φ_N, and N 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -41,12 +41,8 @@ _INTEGERS = ("logit_paddings", "label_paddings", "log_epsilon")
 class _Lattice:
     """The operands of one call, refused where they do not fit, and what is read off them."""
 
-    def __init__(
-        self, name: str, logits: Any, paddings: Any, labels: Any, label_paddings: Any, eta: Any, blank: int
-    ):
-        logits, paddings, labels, label_paddings, eta = (
-            jnp.asarray(v) for v in (logits, paddings, labels, label_paddings, eta)
-        )
+    def __init__(self, name: str, blank: int, operands: Collection[ArrayLike]) -> None:
+        logits, paddings, labels, label_paddings, eta = (jnp.asarray(v) for v in operands)
         check_float(name, "logits", logits)
         labels = check_integers(name, labels)
         fits = logits.ndim == 3 and paddings.shape == logits.shape[:2] and labels.ndim == 2
@@ -153,7 +149,7 @@ def _backward(
     lattice: _Lattice, phi: jax.Array, emit: jax.Array, loss_bar: jax.Array, phi_bars: Any, emit_bars: Any
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The bars of logits, logit_paddings and log_epsilon; phi_bars and emit_bars, those of α, may be None."""
-    repeat, eta, pad = lattice.repeat, lattice.eta, lattice.pad
+    repeat, eta, pad = lattice.repeat[None], lattice.eta, lattice.pad
     first_phi, first_emit = lattice.start()
     phi_before = jnp.concatenate([first_phi[None], phi[:-1]])
     emit_before = jnp.concatenate([first_emit[None], emit[:-1]])
@@ -403,9 +399,9 @@ def _samples(key: jax.Array) -> Iterator[Sample]:
         lengths, frames = jnp.arange(b)[:, None] % (n + 1), t - padded * (jnp.arange(b)[:, None] % 2)
         args = (
             jax.random.normal(kx, (b, t, k)),
-            (jnp.arange(t) >= frames).astype(jnp.float32),
+            (jnp.arange(t)[None] >= frames).astype(jnp.float32),
             labels,
-            (jnp.arange(n) >= n - lengths // 2).astype(jnp.float32),
+            (jnp.arange(n)[None] >= n - lengths // 2).astype(jnp.float32),
         )
         return Sample(name, args, **more)
 

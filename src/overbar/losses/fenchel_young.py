@@ -98,7 +98,7 @@ def _max(max_fun: Max, options: tuple[tuple[str, Any], ...]) -> Callable[..., ja
 
 def _products(t: jax.Array, s: jax.Array) -> jax.Array:
     """⟨t, s⟩ over the last axis, by jnp.vdot, as optax has it."""
-    return jnp.vectorize(jnp.vdot, signature="(n),(n)->()")(t, s)
+    return jnp.vectorize(jnp.vdot, signature="(n),(n)->()")(*together(t, s))
 
 
 @fenchel_young_loss.forward
@@ -154,7 +154,7 @@ def fenchel_young_loss_reference(
 
 
 def _weighted_logsumexp(s: jax.Array, weights: Any = 1.0, power: int = 1) -> jax.Array:
-    return jnp.log((jnp.abs(weights) ** power * jnp.exp(s)).sum())
+    return jnp.log((jnp.abs(jnp.asarray(weights, s.dtype)) ** power * jnp.exp(s)).sum())
 
 
 @fenchel_young_loss.samples
@@ -198,7 +198,7 @@ def make_fenchel_young_loss(max_fun: Max) -> Callable[..., jax.Array]:
     def fenchel_young(scores: ArrayLike, targets: ArrayLike, *args: Any, **kwargs: Any) -> jax.Array:
         if args:
             raise RuleError(
-                "rule losses.fenchel_young_loss: expected (scores, targets) and arguments of max_fun by name, "
+                "rule losses.fenchel_young_loss: expected scores, targets and max_fun's arguments by name, "
                 f"but came {len(args)} more by position."
             )
         arrays = {n: v for n, v in kwargs.items() if isinstance(v, jax.Array)}

@@ -191,14 +191,14 @@ def ranking_softmax_loss_reference(
 ) -> jax.Array:
     counts = jnp.ones(logits.shape, bool) if where is None else where
     t = jnp.where(counts, labels.astype(logits.dtype), 0)
-    t = t if weights is None else t * weights
+    t = t if weights is None else t * weights.astype(t.dtype)
     powers = jnp.where(counts, jnp.exp(logits), 0).sum(-1)
     listed = counts.any(-1)
     losses = t.sum(-1) * jnp.log(jnp.where(listed, powers, 1)) - (t * logits).sum(-1)
     if reduce_fn is None:
         return losses
     if reduce_fn is jnp.mean:
-        return losses.sum() / jnp.maximum(listed.sum(), 1)
+        return losses.sum() / jnp.maximum(listed.sum(), 1).astype(losses.dtype)
     return reduce_fn(losses, where=listed)
 
 
