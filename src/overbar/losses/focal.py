@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from overbar.elementwise import elementwise
 from overbar.losses._inputs import real_floats
-from overbar.nn.activations import _tail
+from overbar.nn._tails import tail
 from overbar.rule import Sample
 
 # Derivation for L = a c r^γ, with
@@ -51,8 +51,8 @@ def _parts(x: jax.Array, t: jax.Array, gamma: jax.Array) -> _Parts:
     info = jnp.finfo(x.dtype)
     u = jnp.minimum(jnp.where(x < 0, -x, x), info.max)  # at ∞ · E the limit is 0
     sign = jnp.where(x < 0, -jnp.ones_like(x), jnp.ones_like(x))
-    _, q, apply = _tail(u)
-    E = apply(q)
+    e = tail(u)
+    E = e.small
     s = 1 + E
     near, far = jnp.where(x < 0, 1 - t, t), jnp.where(x < 0, t, 1 - t)
     sure = far == 0
@@ -63,7 +63,7 @@ def _parts(x: jax.Array, t: jax.Array, gamma: jax.Array) -> _Parts:
     power = _power(u, E, s, h, sure, gamma)
 
     def times_E(v: jax.Array) -> jax.Array:
-        return jnp.where(sure, apply(v * q), v)
+        return jnp.where(sure, e.times(v, e.q), v)
 
     entropy = jnp.where(sure, kappa, far * u + log_s)
     return _Parts(sign, u, E, s, near, far, sure, h, entropy, power, times_E)
@@ -79,9 +79,9 @@ def _power(u: jax.Array, E: jax.Array, s: jax.Array, h: jax.Array, sure: jax.Arr
     exponent = jnp.where(sure, gamma * u, jnp.zeros_like(gamma * u))
     rounded = jnp.where(sure, _product_error(gamma, u, exponent), jnp.zeros_like(exponent))
     lost = gamma * ((E - (s - 1)) / s) + rounded
-    _, q, apply = _tail(jnp.maximum(exponent, 0))
+    e = tail(jnp.maximum(exponent, 0))
     base = jnp.power(s / h, -gamma) * jnp.exp(jnp.maximum(-exponent, 0) - lost)  # it grows where γ < 0
-    return lambda v: apply(v * base * q)
+    return lambda v: e.times(v, base * e.q)
 
 
 def _product_error(a: jax.Array, b: jax.Array, product: jax.Array) -> jax.Array:

@@ -3,7 +3,6 @@
 from overbar.nn.activations import (
     log1mexp,
     log_sigmoid,
-    relu,
     sigmoid,
     soft_sign,
     softplus,
