@@ -61,11 +61,11 @@ class Tail(NamedTuple):
         return jnp.where(self.far, self.last * product, product)
 
 
-# (T, shift, k): e^−T is the last normal power, and last = 2^k e^−(T + shift) is to a thousandth of an ULP
-# the float it is rounded to. The other factor of e^−(T + shift) is 2^−k, a little over e^−T: the room is
-# for slopes that are polynomial in size.
-_SINGLE = (87.0, 10.9287109375, 115)
-_DOUBLE = (708.0, 10.232421875, 1011)
+# (T, shift, first, last): e^−T is the last normal power; first, a power of 2 a little over it, and last
+# multiply to e^−(T + shift), and the shift is such that last is the float it is rounded to, to a
+# thousandth of an ULP. The room between is for slopes that are polynomial in size.
+_SINGLE = (87.0, 10.9287109375, 2.0**-115, 1.2261700987892254e-08)
+_DOUBLE = (708.0, 10.232421875, 2.0**-1011, 2.6118490402777282e-08)
 
 
 def tail(size: jax.Array, low: jax.Array | float = 0.0) -> Tail:
@@ -78,12 +78,12 @@ def tail(size: jax.Array, low: jax.Array | float = 0.0) -> Tail:
       size: the exponent; where it is negative e^−size is the plain one.
       low: what size lacks after rounding, at most an ULP of it.
     """
-    end, shift, k = _SINGLE if is_single(size) else _DOUBLE
+    end, shift, first, last = _SINGLE if is_single(size) else _DOUBLE
     far = size > end
     q = once(jnp.exp(jnp.where(far, (end + shift) - size, -size)))
     if not isinstance(low, float):
         q = q - q * low
-    return Tail(q, far, 2.0**-k, math.exp(k * math.log(2) - (end + shift)))
+    return Tail(q, far, first, last)
 
 
 class Decay(NamedTuple):
@@ -121,7 +121,7 @@ def times_slope(f: Decay, y_bar: jax.Array, x: jax.Array) -> jax.Array:
 def _times_slope_jvp(
     f: Decay, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """F′ = e^−size (rest′ − size′ rest): multiplied by ȳ as F is, where JAX would start with the constants."""
+    """F′ = e^−size (rest′ − size′ rest), in F's order of products; JAX would start with the constants."""
     (y_bar, x), (y_bar_dot, x_dot) = primals, tangents
     s, left = clipped_size(x), x < 0
     parts, rates = jax.jvp(f.exponent, (s,), (jnp.ones_like(s),))

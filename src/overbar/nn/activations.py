@@ -99,7 +99,9 @@ def _times_tanh_slope(y_bar: jax.Array, y: jax.Array) -> jax.Array:
     return part + part * y
 
 
-_TANH_SLOPE = _LOGISTIC_SLOPE._replace(rest=lambda s, q, left, size: 4 / (1 + q * (2 + q)))  # at 2z
+_TANH_SLOPE = Decay(
+    exponent=lambda s: (2 * s,), rest=lambda s, q, left, size: 4 / (1 + q * (2 + q)), complement=False
+)
 
 
 # Derivation of z̄ for y = tanh(z).
@@ -109,7 +111,7 @@ _TANH_SLOPE = _LOGISTIC_SLOPE._replace(rest=lambda s, q, left, size: 4 / (1 + q 
 @elementwise(
     derivative=_times_tanh_slope,  # (2)
     equation="x̄ = ȳ (1 + y) (1 − y)",
-    accurate=lambda y_bar, x: times_slope(_TANH_SLOPE, y_bar, 2 * x),  # (3)
+    accurate=lambda y_bar, x: times_slope(_TANH_SLOPE, y_bar, x),  # (3)
     reference=lambda x, *, accuracy: 1 - 2 / (jnp.exp(2 * x) + 1),
 )
 def tanh(x: ArrayLike, /, *, accuracy: Accuracy = None) -> jax.Array:

@@ -132,7 +132,7 @@ _DOUBLE = (
 )
 
 
-_DENSITY = (0.39892578125, 1.6499151432677940e-05)  # φ(0) = 1/√(2π), 12 bits and the rest
+_DENSITY = (0.39892578125, 1.649915143267794e-05)  # φ(0) = 1/√(2π), 12 bits and the rest
 
 
 def _half_square(s: jax.Array) -> tuple[jax.Array, jax.Array]:
