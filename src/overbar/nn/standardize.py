@@ -211,8 +211,8 @@ def standardize_samples(key: jax.Array) -> Iterator[Sample]:
     mask = jax.random.bernoulli(kw, 0.7, (3, 4))
     yield Sample("rows", (x,))
     yield Sample("a given mean", (x, None, mean), {"where": mask})
-    yield Sample("a given mean, stable", (x, None, mean, None, 0.1), {"algorithm": "stable"})
-    yield Sample("both given", (x, None, mean, jnp.broadcast_to(variance, (1, 4)), 0.5))
+    yield Sample("a given mean, stable", (x, None, mean, None, jnp.float32(0.1)), {"algorithm": "stable"})
+    yield Sample("both given", (x, None, mean, variance[None], jnp.float32(0.5)))
     yield Sample(
         "masked, two axes", (jax.random.normal(kx, (2, 4, 3)),), {"axis": (0, 2), "where": mask[:, :, None].T}
     )
