@@ -74,7 +74,7 @@ def batch_norm(
 
 @batch_norm.forward
 def batch_norm_forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, axis: int, eps: float
+    x: jax.Array, scale: Any, bias: Any, axis: int, eps: float
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], Kept]:
     channels = axes_of("nn.batch_norm", x, axis)
     mean, variance, r = _statistics(wide(x), _others(x, channels), eps)
@@ -195,8 +195,8 @@ def batch_norm_inference(
 @batch_norm_inference.forward
 def batch_norm_inference_forward(
     x: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
+    scale: Any,
+    bias: Any,
     mean: jax.Array,
     variance: jax.Array,
     axis: int,

@@ -23,7 +23,7 @@ Kept = dict[str, Any]
 Axes = tuple[int, ...]
 
 
-def _spread(parameter: jax.Array | None, x: jax.Array, axes: Axes) -> jax.Array | None:
+def _spread(parameter: Any, x: jax.Array, axes: Axes) -> Any:
     """A parameter of the shape of these axes, in the dtype that is computed in, to be multiplied with x."""
     if parameter is None:
         return None
@@ -126,9 +126,7 @@ def layer_norm(
 
 
 @layer_norm.forward
-def layer_norm_forward(
-    x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, axis: Axis, eps: float
-) -> tuple[jax.Array, Kept]:
+def layer_norm_forward(x: jax.Array, scale: Any, bias: Any, axis: Axis, eps: float) -> tuple[jax.Array, Kept]:
     axes = axes_of("nn.layer_norm", x, axis)
     mean, _, r = _statistics(wide(x), axes, eps)
     y = _scaled((wide(x) - mean) * r, _spread(scale, x, axes), _spread(bias, x, axes))
@@ -226,7 +224,7 @@ def rms_norm(
 
 
 @rms_norm.forward
-def rms_norm_forward(x: jax.Array, scale: jax.Array | None, axis: Axis, eps: float) -> tuple[jax.Array, Kept]:
+def rms_norm_forward(x: jax.Array, scale: Any, axis: Axis, eps: float) -> tuple[jax.Array, Kept]:
     axes = axes_of("nn.rms_norm", x, axis)
     r = jax.lax.rsqrt(jnp.mean(jnp.square(wide(x)), axis=axes, keepdims=True) + eps)
     y = _scaled(wide(x) * r, _spread(scale, x, axes), None)
@@ -335,7 +333,7 @@ def _grouped(x: jax.Array, groups: int) -> tuple[jax.Array, Axes, Axes]:
 
 @group_norm.forward
 def group_norm_forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, eps: float
+    x: jax.Array, scale: Any, bias: Any, groups: int, eps: float
 ) -> tuple[jax.Array, Kept]:
     split, channels, axes = _grouped(x, groups)
     mean, _, r = _statistics(wide(split), axes, eps)
