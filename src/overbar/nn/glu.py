@@ -14,7 +14,6 @@ from overbar.nn._wide import axes_of, cast, check_real, wide
 from overbar.nn.activations import _times_logistic, _times_logistic_slope
 from overbar.rule import Sample, rule
 
-
 _glu = jax.nn.glu  # as it is now: ours may take its place
 
 
