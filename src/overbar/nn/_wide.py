@@ -1,4 +1,4 @@
-"""What the rules over an axis share: half precision computed in float32, bars summed over copies, refusals."""
+"""What rules over an axis share: half precision computed in float32, sums over copies, refusals."""
 
 from __future__ import annotations
 
