@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from overbar._adapter import vary_over, varying_axes
@@ -73,6 +75,16 @@ def before(h: jax.Array, h0: jax.Array) -> jax.Array:
     return jnp.concatenate([h0[None], h])[: h.shape[0]]
 
 
+def side_by_side(*blocks: jax.Array) -> list[jax.Array]:
+    """The blocks (B, H) as they are, but each computed by itself before anything made of them.
+
+    XLA's CPU backend would join their exponentials, where they are not kept, in one loop with all that
+    follows and with the reading of the step's slice, and then not vectorize it. Written side by side
+    behind a barrier they are loops of their own: the forward scan alone takes 0.6 of the time.
+    """
+    return jnp.split(jax.lax.optimization_barrier(jnp.concatenate(blocks, axis=-1)), len(blocks), axis=-1)
+
+
 def summed(operands: jax.Array, z_bar: jax.Array) -> jax.Array:
     """Σ (operands)ᵀ z̄ over steps and batch, (T, B, N) and (T, B, M) → (N, M): one matrix product."""
     return jnp.tensordot(operands, z_bar, axes=((0, 1), (0, 1)))
@@ -108,10 +120,10 @@ def sequence_samples(key: jax.Array, gates: int, biases: int) -> Iterator[Sample
     def make(name: str, *sizes: int, tags: Any = ()) -> Sample:
         t, b, d, h = sizes
         shapes = [(t, b, d), (d, gates * h), (h, gates * h), *[(gates * h,)] * biases]
-        x, *parameters = (
-            jax.random.normal(k, shape)
-            for k, shape in zip(jax.random.split(key, len(shapes)), shapes, strict=True)
-        )
+        drawn = np.asarray(jax.random.normal(key, (sum(map(math.prod, shapes)),)))  # at once: one to compile
+        ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+        parts = zip(np.split(drawn, ends), shapes, strict=True)
+        x, *parameters = (jnp.asarray(part.reshape(shape)) for part, shape in parts)
         return Sample(name, (x, *(h**-0.5 * p for p in parameters)), tags=tags)
 
     yield make("sequence", 3, 2, 3, 2)

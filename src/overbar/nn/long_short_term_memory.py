@@ -15,6 +15,7 @@ from overbar.nn._recurrence import (
     first,
     products,
     sequence_samples,
+    side_by_side,
     wide,
 )
 from overbar.rule import Sample, rule
@@ -111,10 +112,8 @@ def _run(
     def step(state: tuple[jax.Array, jax.Array], from_x: jax.Array) -> Any:
         h, c_before = state
         z_i, z_f, z_g, z_o = jnp.split(from_x + jnp.matmul(h, w_hh) + b[None], 4, axis=-1)
-        gates = [jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jnp.tanh(z_g), jax.nn.sigmoid(z_o)]
-        # XLA's CPU backend would compute the gates, where they are not kept, in one loop with c, which
-        # then is not vectorized. Side by side behind a barrier they are not: 1.7 times as fast.
-        i, f, g, o = jnp.split(jax.lax.optimization_barrier(jnp.concatenate(gates, axis=-1)), 4, axis=-1)
+        gates = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jnp.tanh(z_g), jax.nn.sigmoid(z_o)
+        i, f, g, o = side_by_side(*gates)
         c = f * c_before + i * g
         h = o * jnp.tanh(c)
         return (h, c), {"h": h, "c": c_before, "gates": (i, f, g, o)}

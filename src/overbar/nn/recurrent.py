@@ -19,6 +19,7 @@ from overbar.nn._recurrence import (
     first,
     products,
     sequence_samples,
+    side_by_side,
     summed,
     wide,
 )
@@ -220,7 +221,7 @@ def _gru_run(
     def step(h: jax.Array, from_x: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
         a_r, a_z, a_n = jnp.split(from_x + b_ih[None], 3, axis=-1)
         s_r, s_z, q = jnp.split(jnp.matmul(h, w_hh) + b_hh[None], 3, axis=-1)
-        r, z = jax.nn.sigmoid(a_r + s_r), jax.nn.sigmoid(a_z + s_z)
+        r, z, a_n = side_by_side(jax.nn.sigmoid(a_r + s_r), jax.nn.sigmoid(a_z + s_z), a_n)
         n = jnp.tanh(a_n + r * q)
         h = (1 - z) * n + z * h
         return h, {"h": h, "gates": (r, z, n), "q": q}
