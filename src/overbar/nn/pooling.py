@@ -24,7 +24,13 @@ def _windows(rule: str, x: jax.Array, window: Any, strides: Any, padding: Any) -
             f"rule {rule}: expected x (..., *spatial, C) with 1 to 3 spatial axes, and window an integer or "
             f"a tuple of one for each of them, but came x {describe(x)}, window {window!r}."
         )
-    return windows(rule, x.shape[-n - 1 : -1], per_axis(rule, "window", window, n), strides or 1, padding)
+    return windows(
+        rule,
+        x.shape[-n - 1 : -1],
+        per_axis(rule, "window", window, n),
+        1 if strides is None else strides,
+        padding,
+    )
 
 
 def _reduced(x: jax.Array, over: Windows, start: float, combine: Callable[..., Any]) -> jax.Array:
