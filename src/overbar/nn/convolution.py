@@ -238,12 +238,13 @@ def _kernel_bar(x: jax.Array, y_bar: jax.Array, over: Windows, groups: int) -> j
 # C_in), three axes, a window of 1, groups in k̄ (one number at a time). There the products are quicker, though
 # they move the arrays once for each offset. On other devices, and for all else, the convolutions stay.
 FEW = 8  # channels
+MOST = 64  # offsets that are written out
 
 
 def _x_bar_on_cpu(kernel: jax.Array, y_bar: jax.Array, over: Windows, groups: int) -> jax.Array:
     each = kernel.shape[-2]
     dense = groups == 1 and (over.area == 1 or len(over.window) == 3 or each <= FEW)
-    if dense or (groups > 1 and each == 1):
+    if over.area <= MOST and (dense or (groups > 1 and each == 1)):
         return _x_bar_by_offsets(kernel, y_bar, over, groups)
     return _x_bar(kernel, y_bar, over, groups)
 
@@ -251,7 +252,7 @@ def _x_bar_on_cpu(kernel: jax.Array, y_bar: jax.Array, over: Windows, groups: in
 def _kernel_bar_on_cpu(x: jax.Array, y_bar: jax.Array, over: Windows, groups: int) -> jax.Array:
     inputs, outputs = x.shape[-1] // groups, y_bar.shape[-1] // groups
     few = over.area * inputs <= 32 and outputs >= 2 * FEW
-    if over.area == 1 or len(over.window) == 3 or groups > 1 or few:
+    if over.area <= MOST and (over.area == 1 or len(over.window) == 3 or groups > 1 or few):
         return _kernel_bar_by_offsets(x, y_bar, over, groups)
     return _kernel_bar(x, y_bar, over, groups)
 
