@@ -363,7 +363,7 @@ def avg_pool_reference(
 
 def _samples(key: jax.Array) -> Iterator[Sample]:
     def make(name: str, shape: Ints, window: Any, tags: Any = (), **options: Any) -> Sample:
-        return Sample(name, (jax.random.normal(key, shape), window), options, tags)
+        return Sample(name, (jax.random.normal(key, shape),), {"window": window, **options}, tags)
 
     yield make("unused last row", (2, 5, 6, 3), (2, 2), strides=(2, 2))
     yield make("overlapping, padded", (2, 7, 4, 2), (3, 2), strides=2, padding="SAME")
@@ -379,11 +379,11 @@ def _samples(key: jax.Array) -> Iterator[Sample]:
 def max_pool_samples(key: jax.Array) -> Iterator[Sample]:
     yield from _samples(key)
     tied = jnp.round(jax.random.normal(key, (2, 6, 6, 3)))
-    yield Sample("ties", (tied, 3), {"strides": 2, "padding": 1}, tags=("kink",))
+    yield Sample("ties", (tied,), {"window": 3, "strides": 2, "padding": 1}, tags=("kink",))
 
 
 @avg_pool.samples
 def avg_pool_samples(key: jax.Array) -> Iterator[Sample]:
     yield from _samples(key)
     x = jax.random.normal(key, (2, 5, 4, 2))
-    yield Sample("padding not counted", (x, 3), {"padding": "SAME", "count_include_pad": False})
+    yield Sample("padding not counted", (x,), {"window": 3, "padding": "SAME", "count_include_pad": False})
