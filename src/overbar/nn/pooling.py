@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from overbar._adapter import vary_over, varying_axes
 from overbar._contract import RuleError, describe
 from overbar._dtypes import computing
 from overbar.nn._windows import Ints, Padding, Windows, is_int, padding_of_reference, per_axis, windows
@@ -140,7 +141,8 @@ def _in_halves(x: jax.Array, over: Windows) -> jax.Array:
         return jax.lax.dynamic_update_slice_in_dim(found, index, start, axis=0)
 
     shape = (x.shape[0], *over.outputs, x.shape[-1])
-    return jax.lax.fori_loop(0, 2, find, jnp.zeros(shape, _number_type(over)))
+    nothing = vary_over(jnp.zeros(shape, _number_type(over)), varying_axes(x))
+    return jax.lax.fori_loop(0, 2, find, nothing)
 
 
 def _number_type(over: Windows) -> Any:
