@@ -146,6 +146,15 @@ def conv(torch: Any, sample: Sample) -> Forward:
     return forward
 
 
+def pool(name: str, torch: Any, sample: Sample) -> Forward:
+    only(sample, "window", "strides", "padding")
+    if sample.options.get("padding", "VALID") != "VALID":
+        raise Unlike
+    window, strides = sample.options["window"], sample.options.get("strides", 1)
+    function = getattr(torch.nn.functional, f"{name}{sample.args[0].ndim - 2}d")
+    return lambda x: function(x.movedim(-1, 1), window, strides).movedim(1, -1)
+
+
 def attention(torch: Any, sample: Sample) -> Forward:
     only(sample, "is_causal")
     function = torch.nn.functional.scaled_dot_product_attention
@@ -192,6 +201,8 @@ COUNTERPARTS: dict[str, Callable[[Any, Sample], Forward]] = {
     "nn.rms_norm": rms_norm,
     "nn.group_norm": group_norm,
     "nn.conv": conv,
+    "nn.max_pool": partial(pool, "max_pool"),
+    "nn.avg_pool": partial(pool, "avg_pool"),
     "nn.dot_product_attention": attention,
     "nn.rnn": partial(recurrence, "rnn_tanh"),
     "nn.gru": partial(recurrence, "gru"),

@@ -65,26 +65,26 @@ class Windows:
         return math.prod(self.window)
 
     @property
-    def overlap(self) -> bool:
-        """Whether an entry may be in more than one window."""
-        return any(r > s for r, s in zip(self.reach, self.strides, strict=True))
+    def crowd(self) -> int:
+        """In how many windows an entry may be: the terms of spread, each of which is compiled."""
+        quotients = zip(self.window, self.dilation, self.strides, strict=True)
+        return math.prod(len(_quotients(*numbers)) for numbers in quotients)
 
     def offsets(self) -> Iterator[Ints]:
         """Each offset of the window, the last axis fastest."""
         return itertools.product(*map(range, self.window))
 
     def along(self, axis: int) -> Windows:
-        """The windows' part along one axis; sizes before it are the input's, after it the outputs'."""
-        others = self.sizes[:axis], self.outputs[axis + 1 :]
-        ones = (1,) * axis, (1,) * (len(self.sizes) - axis - 1)
+        """The windows' part along one axis; the axes before it are as in the input, those after as in the
+        output: views go from the last axis to the first, and spread back again."""
+        n = len(self.sizes)
 
-        def only(values: Ints) -> Ints:
-            return (*ones[0], values[axis], *ones[1])
+        def only(values: Any, other: Any) -> Any:
+            return tuple(values[i] if i == axis else other for i in range(n))
 
-        none = tuple((0, 0) for _ in self.sizes)
-        padding = (*none[:axis], self.padding[axis], *none[axis + 1 :])
-        sizes = (*others[0], self.sizes[axis], *others[1])
-        return Windows(sizes, only(self.window), only(self.strides), only(self.dilation), padding)
+        sizes = (*self.sizes[: axis + 1], *self.outputs[axis + 1 :])
+        ones = (only(self.window, 1), only(self.strides, 1), only(self.dilation, 1))
+        return Windows(sizes, *ones, only(self.padding, (0, 0)))
 
     def batched(self, x: jax.Array) -> jax.Array:
         """x, or y, with its leading axes made one: (N, *spatial, C)."""
@@ -121,15 +121,16 @@ class Windows:
             _quotients(w, d, s) for w, d, s in zip(self.window, self.dilation, self.strides, strict=True)
         ]
         rows = tuple(n + max(b) if n else 0 for n, b in zip(self.outputs, blocks, strict=True))
-        total: Any = 0
+        terms = []
         for quotients in itertools.product(*blocks):
             term = seen(self._numbers([b[q] for b, q in zip(blocks, quotients, strict=True)]))
             spacing = [(0, 0, 0)]
             for q, row, n in zip(quotients, rows, self.outputs, strict=True):
                 spacing += [(q, row - q - n, 0) if n else (0, 0, 0), (0, 0, 0)]
-            total += jax.lax.pad(term, jnp.zeros((), term.dtype), [*spacing, (0, 0, 0)])
+            terms.append(jax.lax.pad(term, jnp.zeros((), term.dtype), [*spacing, (0, 0, 0)]))
         full = tuple(r * s for r, s in zip(rows, self.strides, strict=True))
         crop = [(-low, low + n - f, 0) for (low, _), n, f in zip(self.padding, self.sizes, full, strict=True)]
+        total = _sum(terms)
         total = total.reshape(total.shape[0], *full, total.shape[-1])
         return jax.lax.pad(total, jnp.zeros((), total.dtype), [(0, 0, 0), *crop, (0, 0, 0)])
 
@@ -144,6 +145,12 @@ class Windows:
     def beside_strides(self, y: jax.Array) -> jax.Array:
         """(N, *outputs, C) with an axis of size 1 after that of each axis' outputs, as spread has it."""
         return jnp.expand_dims(y, [2 * axis + 2 for axis in range(len(self.sizes))])
+
+
+def _sum(terms: list[jax.Array]) -> jax.Array:
+    """The sum by halves, which rounds less than one after the other."""
+    half = len(terms) // 2
+    return terms[0] if half == 0 else _sum(terms[:half]) + _sum(terms[half:])
 
 
 def _quotients(window: int, dilation: int, stride: int) -> dict[int, np.ndarray[Any, Any]]:

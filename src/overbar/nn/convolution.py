@@ -131,23 +131,23 @@ def conv_forward(
 
 
 # Derivation for y_i = b + Σ_o x_p(i,o) k_o, where p(i, o) = s i + d o − l along each axis for output i and
-# offset o (s the stride, d the dilation, l the padding before). x_p and y_i are rows, over the channels, and k_o
-# is a matrix; Σ_i runs over the examples as well. x is zero in the padding.
+# offset o (s the stride, d the dilation, l the padding before). x_p and y_i are rows, over the channels, k_o
+# is a matrix, and Σ_i runs over the examples as well. x is zero in the padding.
 #   (1) ẏ_i = ḃ + Σ_o ẋ_p(i,o) k_o + Σ_o x_p(i,o) k̇_o
 #   (2) ⟨ȳ, ẏ⟩ = ⟨Σ_i ȳ_i, ḃ⟩ + Σ_i Σ_o ⟨ȳ_i k_oᵀ, ẋ_p(i,o)⟩ + Σ_o ⟨Σ_i x_p(i,o)ᵀ ȳ_i, k̇_o⟩
 #   (3) what stands before ḃ:    b̄ = Σ_i ȳ_i
 #   (4) what stands before ẋ_p:  x̄_p = Σ ȳ_i k_oᵀ over the pairs (i, o) with s i + d o = p + l
 #   (5) what stands before k̇_o:  k̄_o = Σ_i x_p(i,o)ᵀ ȳ_i
-# (4) as a convolution. For I outputs, windows of w offsets and S entries of x along an axis, let u = d (w − 1),
-# o' = w − 1 − o (the kernel turned round), and z the bar with s − 1 zeros between its entries, z_(s i) = ȳ_i.
-#   (6) s i = p + l − d o = p + d o' − (u − l), so x̄_p = Σ_o' z_(p + d o' − (u − l)) k_(w−1−o')ᵀ: a convolution
-#       of z with stride 1, dilation d, and u − l before as padding
+# (4) as a convolution. Along an axis let there be I outputs, w offsets and S entries of x, u = d (w − 1), and
+# o' = w − 1 − o (the kernel turned round); let z be the bar with s − 1 zeros between entries, z_(s i) = ȳ_i.
+#   (6) s i = p + l − d o = p + d o' − (u − l), so x̄_p = Σ_o' z_(p + d o' − (u − l)) k_(w−1−o')ᵀ: the
+#       convolution of z with stride 1, dilation d, and u − l before as padding
 #   (7) it has S results if z, of length s (I − 1) + 1, and its padding are S + u long: the padding after is
 #       S + l − (s (I − 1) + 1); entries that no window saw get the zeros in it
 # (5) as a convolution, in which the bar is the window and the examples are summed over as channels are.
-#   (8) k̄_o = Σ_i x_(d o + s i − l)ᵀ ȳ_i has stride d, dilation s and l before as padding; it has w results if x and
-#       its padding are u + s (I − 1) + 1 long: the padding after is u + s (I − 1) + 1 − S − l, negative where
-#       windows left entries over
+#   (8) k̄_o = Σ_i x_(d o + s i − l)ᵀ ȳ_i has stride d, dilation s and l before as padding; it has w results if
+#       x and its padding are u + s (I − 1) + 1 long: the padding after is u + s (I − 1) + 1 − S − l, negative
+#       where windows left entries over
 # With groups, (4) and (5) hold for the channels of each group by themselves.
 @conv.backward
 def conv_backward(
@@ -190,7 +190,8 @@ def _x_bar(kernel: jax.Array, y_bar: jax.Array, over: Windows, groups: int) -> j
     around = [(reach - 1 - low, size + low - span) for size, reach, span, (low, _) in along]  # (6), (7)
     turned = jnp.flip(_by_group(kernel, groups), axis=tuple(range(n)))
     transposed = jnp.moveaxis(turned, -1, n)  # (*window, C_out / groups, C_in / groups, groups)
-    transposed = jnp.swapaxes(transposed, -1, -2).reshape(*over.window, kernel.shape[-1] // groups, -1)
+    shape = (*over.window, kernel.shape[-1] // groups, groups * kernel.shape[-2])
+    transposed = jnp.swapaxes(transposed, -1, -2).reshape(shape)
     return jax.lax.conv_general_dilated(
         y_bar,
         transposed,
@@ -203,9 +204,9 @@ def _x_bar(kernel: jax.Array, y_bar: jax.Array, over: Windows, groups: int) -> j
     )
 
 
-def _by_group(kernel: jax.Array, groups: int) -> jax.Array:
-    """(*window, C_in / groups, groups, C_out / groups)."""
-    return kernel.reshape(*kernel.shape[:-1], groups, -1)
+def _by_group(x: jax.Array, groups: int) -> jax.Array:
+    """The last axis as two: (..., groups, C / groups)."""
+    return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
 
 
 def _kernel_bar(x: jax.Array, y_bar: jax.Array, over: Windows, groups: int) -> jax.Array:
@@ -237,21 +238,21 @@ def _kernel_bar(x: jax.Array, y_bar: jax.Array, over: Windows, groups: int) -> j
 # C_in), three axes, a window of 1, groups in k̄ (one number at a time). There the products are quicker, though
 # they move the arrays once for each offset. On other devices, and for all else, the convolutions stay.
 FEW = 8  # channels
+MOST = 64  # offsets that are written out
 
 
 def _x_bar_on_cpu(kernel: jax.Array, y_bar: jax.Array, over: Windows, groups: int) -> jax.Array:
     each = kernel.shape[-2]
     dense = groups == 1 and (over.area == 1 or len(over.window) == 3 or each <= FEW)
-    if dense or (groups > 1 and each == 1):
+    if over.area <= MOST and (dense or (groups > 1 and each == 1)):
         return _x_bar_by_offsets(kernel, y_bar, over, groups)
     return _x_bar(kernel, y_bar, over, groups)
 
 
 def _kernel_bar_on_cpu(x: jax.Array, y_bar: jax.Array, over: Windows, groups: int) -> jax.Array:
     inputs, outputs = x.shape[-1] // groups, y_bar.shape[-1] // groups
-    wide = len(over.window) == 2 and over.area <= 9 and min(inputs, outputs) >= 32
     few = over.area * inputs <= 32 and outputs >= 2 * FEW
-    if over.area == 1 or len(over.window) == 3 or groups > 1 or wide or few:
+    if over.area <= MOST and (over.area == 1 or len(over.window) == 3 or groups > 1 or few):
         return _kernel_bar_by_offsets(x, y_bar, over, groups)
     return _kernel_bar(x, y_bar, over, groups)
 
@@ -259,19 +260,28 @@ def _kernel_bar_on_cpu(x: jax.Array, y_bar: jax.Array, over: Windows, groups: in
 def _x_bar_by_offsets(kernel: jax.Array, y_bar: jax.Array, over: Windows, groups: int) -> jax.Array:
     """Step (4): ȳ k_oᵀ for each offset, added where its window saw it."""
     n, wide = len(over.window), computing(y_bar.dtype)
-    bars = y_bar.astype(wide).reshape(*y_bar.shape[:-1], groups, -1)
-    flat = _by_group(kernel.astype(wide), groups).reshape(over.area, -1, groups, kernel.shape[-1] // groups)
+    bars = _by_group(y_bar.astype(wide), groups)
+    flat = _by_group(kernel.astype(wide), groups)
+    flat = flat.reshape(over.area, *flat.shape[n:])
     flat = jnp.concatenate([flat, jnp.zeros_like(flat[:1])])  # what is for no offset is zero
 
+    def product(some: jax.Array) -> jax.Array:
+        """Some offsets' part of flat -> (N, *outputs, offsets, C_in)."""
+        if groups == 1:
+            return jnp.tensordot(bars[..., 0, :], some[:, :, 0], axes=(-1, -1))
+        # One input channel a group: sums of a few products, no matrices.
+        return (jnp.expand_dims(bars, n + 1) * jnp.expand_dims(some[:, 0], range(n + 1))).sum(axis=-1)
+
+    every = product(flat) if groups == 1 and kernel.shape[-2] <= FEW else None
+
     def seen(numbers: np.ndarray[Any, Any]) -> jax.Array:
-        some = flat[numbers.ravel()]  # (strides, C_in / groups, groups, C_out / groups)
-        if groups > 1:  # one input channel a group: sums of a few products, no matrices
-            product = (jnp.expand_dims(bars, n + 1) * jnp.expand_dims(some[:, 0], range(n + 1))).sum(axis=-1)
+        chosen = numbers.ravel().tolist()
+        if every is None:
+            some = product(jnp.stack([flat[i] for i in chosen]))
         else:
-            product = jnp.tensordot(bars[..., 0, :], some[:, :, 0], axes=(-1, -1))
-        product = product.reshape(*y_bar.shape[:-1], *over.strides, -1)
-        order = [axis for i in range(n) for axis in (1 + i, 1 + n + i)]
-        return product.transpose(0, *order, 2 * n + 1)
+            some = jnp.stack([every[..., i, :] for i in chosen], axis=-2)
+        some = some.reshape(*y_bar.shape[:-1], *over.strides, some.shape[-1])
+        return some.transpose(0, *(a for i in range(1, n + 1) for a in (i, i + n)), 2 * n + 1)
 
     return over.spread(seen).astype(y_bar.dtype)
 
@@ -279,14 +289,13 @@ def _x_bar_by_offsets(kernel: jax.Array, y_bar: jax.Array, over: Windows, groups
 def _kernel_bar_by_offsets(x: jax.Array, y_bar: jax.Array, over: Windows, groups: int) -> jax.Array:
     """Step (5): for each offset a product over the examples and outputs, or one for all offsets."""
     wide = computing(y_bar.dtype)
-    bars = y_bar.astype(wide).reshape(-1, groups, y_bar.shape[-1] // groups)
-    views = [view.reshape(-1, groups, view.shape[-1] // groups) for view in over.views(x.astype(wide))]
+    rows = math.prod(y_bar.shape[:-1])
+    bars = _by_group(y_bar.astype(wide).reshape(rows, y_bar.shape[-1]), groups)
+    views = [_by_group(view.reshape(rows, x.shape[-1]), groups) for view in over.views(x.astype(wide))]
     if groups == 1 and over.area * x.shape[-1] <= 4 * FEW:
         views = [jnp.concatenate(views, axis=-1)]
     products = [_product(view, bars) for view in views]
-    by_group = jnp.concatenate(products, axis=1).astype(
-        y_bar.dtype
-    )  # (groups, window · C_in, C_out) / groups
+    by_group = jnp.concatenate(products, axis=1).astype(y_bar.dtype)  # (groups, offsets · C_in / groups, ...)
     return jnp.moveaxis(by_group, 0, 1).reshape(*over.window, x.shape[-1] // groups, y_bar.shape[-1])
 
 

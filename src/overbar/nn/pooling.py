@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from overbar._adapter import vary_over, varying_axes
 from overbar._contract import RuleError, describe
 from overbar._dtypes import computing
 from overbar.nn._windows import Ints, Padding, Windows, is_int, padding_of_reference, per_axis, windows
@@ -24,7 +26,13 @@ def _windows(rule: str, x: jax.Array, window: Any, strides: Any, padding: Any) -
             f"rule {rule}: expected x (..., *spatial, C) with 1 to 3 spatial axes, and window an integer or "
             f"a tuple of one for each of them, but came x {describe(x)}, window {window!r}."
         )
-    return windows(rule, x.shape[-n - 1 : -1], per_axis(rule, "window", window, n), strides or 1, padding)
+    return windows(
+        rule,
+        x.shape[-n - 1 : -1],
+        per_axis(rule, "window", window, n),
+        1 if strides is None else strides,
+        padding,
+    )
 
 
 def _reduced(x: jax.Array, over: Windows, start: float, combine: Callable[..., Any]) -> jax.Array:
@@ -34,6 +42,9 @@ def _reduced(x: jax.Array, over: Windows, start: float, combine: Callable[..., A
     return jax.lax.reduce_window(
         x, start, combine, (*ones, *over.window, 1), (*ones, *over.strides, 1), padding
     )
+
+
+MOST = 32  # terms of a sum that are written out
 
 
 # ---------------------------------------------------------------------- the largest
@@ -54,8 +65,8 @@ def max_pool(
     """The largest entry of each window, channels last; arguments and values are `flax.linen.max_pool`'s.
 
     Backward: each output's bar goes to the first largest entry of its window, the last axis being
-    the fastest, as in jax.grad of `jax.lax.reduce_window`. A window that lies wholly in the
-    padding is −inf and its bar goes nowhere. Kept are not x but the positions, a byte an output.
+    the fastest, as in jax.grad of `jax.lax.reduce_window`. The padding takes part as −inf: the bar of
+    a window that lies wholly in it goes nowhere. Kept are not x but the positions, a byte an output.
 
     Args:
       x: (..., *spatial, C), 1 to 3 spatial axes; float16, bfloat16, float32 or float64.
@@ -92,22 +103,28 @@ def _real(rule: str, x: ArrayLike) -> jax.Array:
 
 
 def _chosen(x: jax.Array, over: Windows) -> jax.Array:
-    """The number of the offset at which each window has its first largest entry; padding is chosen last.
+    """The number of the offset at which each window has its first largest entry, the padding being −inf.
 
-    Written as XLA's select-and-scatter goes through a window, so that with NaNs the same entry is chosen.
+    Axis by axis, the last first: the first largest of a window is in the first of its rows with the
+    largest largest entry. Of equals the first is kept, as in XLA's select-and-scatter.
     """
-    number_type = _number_type(over)
-    first_inside = _first_inside(over)
-    views = over.views(x, -jnp.inf)
-    largest = next(views)
-    index = jnp.zeros(largest.shape, number_type)
-    for number, seen in enumerate(views, start=1):
-        take = ~(largest >= seen)
-        if first_inside is not None:  # until then all that was seen is padding
-            take |= jnp.asarray(first_inside >= number)
-        largest = jnp.where(take, seen, largest)
-        index = jnp.where(take, jnp.asarray(number, number_type), index)
+    largest, index = x, jnp.zeros((), _number_type(over))
+    for axis in reversed(range(len(over.window))):
+        line = over.along(axis)
+        below = math.prod(over.window[axis + 1 :])
+        index = jnp.broadcast_to(index, largest.shape)
+        seen = list(zip(line.views(largest, -jnp.inf), line.views(index), strict=True))
+        largest, index = seen[0]
+        for offset, (entry, number) in enumerate(seen[1:], start=1):
+            take = ~(largest >= entry)
+            largest = jnp.where(take, entry, largest)
+            index = jnp.where(take, number + jnp.asarray(offset * below, number.dtype), index)
     return index
+
+
+def _others(x: jax.Array, axis: int) -> list[int]:
+    """The axes of (N, *spatial, C) beside one spatial axis."""
+    return [a for a in range(x.ndim) if a != axis + 1]
 
 
 def _in_halves(x: jax.Array, over: Windows) -> jax.Array:
@@ -124,32 +141,12 @@ def _in_halves(x: jax.Array, over: Windows) -> jax.Array:
         return jax.lax.dynamic_update_slice_in_dim(found, index, start, axis=0)
 
     shape = (x.shape[0], *over.outputs, x.shape[-1])
-    return jax.lax.fori_loop(0, 2, find, jnp.zeros(shape, _number_type(over)))
+    nothing = vary_over(jnp.zeros(shape, _number_type(over)), varying_axes(x))
+    return jax.lax.fori_loop(0, 2, find, nothing)
 
 
 def _number_type(over: Windows) -> Any:
     return np.min_scalar_type(over.area)
-
-
-def _first_inside(over: Windows) -> np.ndarray[Any, Any] | None:
-    """For each window (1, *outputs, 1) the number of its first offset in the input; None without padding."""
-    if all(low <= 0 and high <= 0 for low, high in over.padding):
-        return None
-    # Offsets are numbered axis by axis, and so the first one is found: digit by digit.
-    found, empty = np.zeros((), int), np.zeros((), bool)
-    for inside in _inside(over):
-        found = found[..., None] * len(inside) + inside.argmax(axis=0)
-        empty = empty[..., None] | ~inside.any(axis=0)
-    return np.where(empty, over.area, found)[None, ..., None]
-
-
-def _inside(over: Windows) -> Iterator[np.ndarray[Any, Any]]:
-    """For each axis (offsets, outputs): whether an output sees an entry of the input through an offset."""
-    for size, w, s, (low, _), n in zip(
-        over.sizes, over.window, over.strides, over.padding, over.outputs, strict=True
-    ):
-        position = np.arange(n) * s + np.arange(w)[:, None] - low
-        yield (position >= 0) & (position < size)
 
 
 @max_pool.forward
@@ -158,7 +155,7 @@ def max_pool_forward(
 ) -> tuple[jax.Array, dict[str, Any]]:
     over = _windows("nn.max_pool", x, window, strides, padding)
     y = max_pool.primal(x, window, strides, padding)
-    find = _in_halves if over.overlap else _chosen
+    find = _in_halves if over.crowd > 1 else _chosen
     index = find(jax.lax.stop_gradient(over.batched(x)), over)
     return y, {"index": index.reshape(y.shape), "sizes": x[..., :0]}
 
@@ -175,13 +172,39 @@ def max_pool_backward(
     index, sizes = residuals["index"], residuals["sizes"]
     over = _windows("nn.max_pool", sizes, window, strides, padding)
     index, bar = over.batched(index), over.batched(y_bar).astype(computing(y_bar.dtype))
+    placed = _spread if over.crowd <= MOST else _scattered
+    x_bar = placed(index, bar, over)  # (3)
+    return {"x": x_bar.astype(y_bar.dtype).reshape(*sizes.shape[:-1], y_bar.shape[-1])}
+
+
+def _spread(index: jax.Array, bar: jax.Array, over: Windows) -> jax.Array:
+    """Step (3) for the offsets of one quotient at a time, each of which is at most one of a window's."""
     index, bar = over.beside_strides(index), over.beside_strides(bar)
 
     def seen(numbers: np.ndarray[Any, Any]) -> jax.Array:
         return jnp.where(index == numbers.astype(index.dtype), bar, jnp.zeros_like(bar))
 
-    x_bar = over.spread(seen)  # (3)
-    return {"x": x_bar.astype(y_bar.dtype).reshape(*sizes.shape[:-1], y_bar.shape[-1])}
+    return over.spread(seen)
+
+
+def _scattered(index: jax.Array, bar: jax.Array, over: Windows) -> jax.Array:
+    """Step (3) by the positions: slower, but one operation however many windows an entry is in."""
+    numbers = index.astype(jnp.int32)
+    positions: list[Any] = [jnp.arange(bar.shape[0], dtype=jnp.int32)]
+    for axis, (w, s, size, (low, _)) in enumerate(
+        zip(over.window, over.strides, over.sizes, over.padding, strict=True)
+    ):
+        offset = numbers // math.prod(over.window[axis + 1 :]) % w
+        starts = jnp.expand_dims(
+            jnp.arange(bar.shape[axis + 1], dtype=jnp.int32) * s - low, _others(bar, axis)
+        )
+        position = starts + offset
+        positions.append(jnp.where(position < 0, size, position))  # what is outside is dropped
+    positions.append(jnp.arange(bar.shape[-1], dtype=jnp.int32))
+    for axis in (0, bar.ndim - 1):
+        positions[axis] = jnp.expand_dims(positions[axis], [a for a in range(bar.ndim) if a != axis])
+    zeros = jnp.zeros((bar.shape[0], *over.sizes, bar.shape[-1]), bar.dtype)
+    return zeros.at[tuple(positions)].add(bar, mode="drop")
 
 
 # ---------------------------------------------------------------------- the mean
@@ -232,17 +255,26 @@ def avg_pool(
     """
     x = _real("nn.avg_pool", x)
     over = _windows("nn.avg_pool", x, window, strides, padding)
-    return _reduced(x, over, 0.0, jax.lax.add) / _counts(over, count_include_pad, x.dtype)
+    sums = _reduced(x, over, 0.0, jax.lax.add)
+    return sums / _counts(over, count_include_pad, sums)
 
 
-def _counts(over: Windows, count_include_pad: bool, dtype: Any) -> jax.Array:
-    """n_i, what a window's sum is divided by: a number, or (*outputs, 1)."""
+def _counts(over: Windows, count_include_pad: bool, sums: jax.Array) -> jax.Array:
+    """n_i, what a window's sum is divided by: a number, or what broadcasts to the sums."""
     if count_include_pad:
-        return jnp.asarray(over.area, dtype)
+        return jnp.asarray(over.area, sums.dtype)
     found = np.ones((), int)
-    for inside in _inside(over):
-        found = found[..., None] * inside.sum(axis=0)
-    return jnp.asarray(found[..., None], dtype)
+    for axis in range(len(over.window)):
+        found = found[..., None] * _inside(over, axis).sum(axis=0)
+    leading = (1,) * (sums.ndim - found.ndim - 1)
+    return jnp.asarray(found.reshape(*leading, *found.shape, 1), sums.dtype)
+
+
+def _inside(over: Windows, axis: int) -> np.ndarray[Any, Any]:
+    """(offsets, outputs) along an axis: whether the output sees an entry of the input through the offset."""
+    starts = np.arange(over.outputs[axis]) * over.strides[axis] - over.padding[axis][0]
+    position = starts + np.arange(over.window[axis])[:, None]
+    return (position >= 0) & (position < over.sizes[axis])
 
 
 @avg_pool.forward
@@ -268,26 +300,33 @@ def avg_pool_backward(
     sizes = residuals["sizes"]
     over = _windows("nn.avg_pool", sizes, window, strides, padding)
     bar = over.batched(y_bar).astype(computing(y_bar.dtype))
-    bar = bar / _counts(over, count_include_pad, bar.dtype)  # (1)
+    bar = bar / _counts(over, count_include_pad, bar)  # (1)
     for axis in range(len(over.window)):
         bar = _shared(bar, over.along(axis))  # (3)
     return {"x": bar.astype(y_bar.dtype).reshape(*sizes.shape[:-1], y_bar.shape[-1])}
 
 
 def _shared(bar: jax.Array, over: Windows) -> jax.Array:
-    """Step (2): the bar is added at every entry that its window sees."""
+    """Step (2) along one axis: the bar is added at every entry that its window sees."""
+    if over.crowd > MOST:
+        return _slid(bar, over)
     bar = over.beside_strides(bar)
 
     def seen(numbers: np.ndarray[Any, Any]) -> jax.Array:
-        shape = jnp.broadcast_shapes(bar.shape, numbers.shape)
-        every = jnp.broadcast_to(bar, shape)
-        return (
-            every
-            if (numbers < over.area).all()
-            else jnp.where(numbers < over.area, every, jnp.zeros_like(every))
-        )
+        every = jnp.broadcast_to(bar, jnp.broadcast_shapes(bar.shape, numbers.shape))
+        here = numbers < over.area
+        return every if here.all() else jnp.where(here, every, jnp.zeros_like(every))
 
     return over.spread(seen)
+
+
+def _slid(bar: jax.Array, over: Windows) -> jax.Array:
+    """Step (2) as sums over a window that slides over the bars, put stride apart."""
+    along = zip(over.sizes, over.reach, over.spans, over.padding, over.strides, strict=True)
+    around = [(reach - 1 - low, size + low - span, s - 1) for size, reach, span, (low, _), s in along]
+    spaced = jax.lax.pad(bar, jnp.zeros((), bar.dtype), [(0, 0, 0), *around, (0, 0, 0)])
+    ones = (1,) * bar.ndim
+    return jax.lax.reduce_window(spaced, 0.0, jax.lax.add, (1, *over.window, 1), ones, "VALID")
 
 
 # ---------------------------------------------------------------------- references and samples
@@ -326,7 +365,7 @@ def avg_pool_reference(
 
 def _samples(key: jax.Array) -> Iterator[Sample]:
     def make(name: str, shape: Ints, window: Any, tags: Any = (), **options: Any) -> Sample:
-        return Sample(name, (jax.random.normal(key, shape), window), options, tags)
+        return Sample(name, (jax.random.normal(key, shape),), {"window": window, **options}, tags)
 
     yield make("unused last row", (2, 5, 6, 3), (2, 2), strides=(2, 2))
     yield make("overlapping, padded", (2, 7, 4, 2), (3, 2), strides=2, padding="SAME")
@@ -342,11 +381,11 @@ def _samples(key: jax.Array) -> Iterator[Sample]:
 def max_pool_samples(key: jax.Array) -> Iterator[Sample]:
     yield from _samples(key)
     tied = jnp.round(jax.random.normal(key, (2, 6, 6, 3)))
-    yield Sample("ties", (tied, 3), {"strides": 2, "padding": 1}, tags=("kink",))
+    yield Sample("ties", (tied,), {"window": 3, "strides": 2, "padding": 1}, tags=("kink",))
 
 
 @avg_pool.samples
 def avg_pool_samples(key: jax.Array) -> Iterator[Sample]:
     yield from _samples(key)
     x = jax.random.normal(key, (2, 5, 4, 2))
-    yield Sample("padding not counted", (x, 3), {"padding": "SAME", "count_include_pad": False})
+    yield Sample("padding not counted", (x,), {"window": 3, "padding": "SAME", "count_include_pad": False})
