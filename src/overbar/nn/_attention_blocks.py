@@ -12,6 +12,7 @@ Everywhere else their weight e^(L − m) is 0.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,8 +25,7 @@ from overbar._adapter import vary_over, varying_axes
 from overbar._contract import is_float
 from overbar._dtypes import computing
 
-ONE_BLOCK = 128 * 128  # logits of one head up to which they are one block
-ROWS = 64  # of a block beyond that
+ROWS = 64  # of a block
 STRETCHES = 4  # programs that the blocks of a band share: more skip more, and compile longer
 
 
@@ -74,7 +74,7 @@ Stretch(first=256, rows=64, blocks=2, keys=384), Stretch(first=384, rows=64, blo
     >>> stretches(512, 512, 512, 512)
     [Stretch(first=0, rows=64, blocks=8, keys=512)]
     """
-    if queries * keys <= ONE_BLOCK:
+    if queries <= ROWS or not keys:
         return [Stretch(0, queries, 1, keys)]
     rows = math.ceil(queries / math.ceil(queries / ROWS))
     firsts = range(0, queries, rows)
@@ -96,6 +96,10 @@ Stretch(first=256, rows=64, blocks=2, keys=384), Stretch(first=384, rows=64, blo
             else:
                 made.append(Stretch(first, here, 1, most))
     return made
+
+
+def _stretches(problem: Problem) -> list[Stretch]:
+    return stretches(*problem.sizes, problem.left, problem.right)
 
 
 class Block(NamedTuple):
@@ -128,7 +132,7 @@ def _over_blocks(
     of its blocks along a leading axis."""
     queries, keys = problem.sizes
     results = []
-    for stretch in stretches(queries, keys, problem.left, problem.right):
+    for stretch in _stretches(problem):
 
         def step(carry: Any, number: Any, stretch: Stretch = stretch) -> tuple[Any, Any]:
             row = stretch.first + number * stretch.rows
@@ -180,10 +184,7 @@ def _allowed(problem: Problem, block: Block) -> jax.Array | None:
         parts.append(rows < problem.query_lengths.reshape(-1, 1, 1, 1, 1))
     if problem.key_lengths is not None:
         parts.append(columns < problem.key_lengths.reshape(-1, 1, 1, 1, 1))
-    allowed = parts[0] if parts else None
-    for part in parts[1:]:
-        allowed = allowed & part
-    return allowed
+    return functools.reduce(jnp.logical_and, parts) if parts else None
 
 
 class _Softmax(NamedTuple):
@@ -194,33 +195,47 @@ class _Softmax(NamedTuple):
     value: jax.Array  # (B, K, keys, H)
     allowed: jax.Array | None
     p: jax.Array
-    log_sum: jax.Array  # (B, K, G, rows, 1), the log-sum-exp of each row
-    p_left: jax.Array | None  # (B, K, G, rows, 1), the probability of each key left out
-    value_left: jax.Array | None  # (B, K, 1, 1, H), the sum of their values
+    log_sum: Any  # (B, K, G, rows, 1), the log-sum-exp of each row; None where p was known
+    left: _LeftOut | None
 
 
-def _softmax(problem: Problem, block: Block, values: jax.Array) -> _Softmax:
-    """The softmax of a block; values are the sums of all keys' values, (B, K, H)."""
+class _LeftOut(NamedTuple):
+    """The keys of a row that its block left out."""
+
+    p: jax.Array  # (B, K, G, rows, 1), the probability of each of them
+    value: jax.Array  # (B, K, 1, 1, H), the sum of their values
+
+
+def _sum_of_values(problem: Problem) -> jax.Array:
+    """Of all the keys, (B, K, H)."""
+    return problem.value.astype(computing(problem.value.dtype)).sum(2)
+
+
+def _softmax(problem: Problem, block: Block, values: jax.Array, p: jax.Array | None = None) -> _Softmax:
+    """The softmax of a block, unless p is known; values are the sums of all keys' values, (B, K, H)."""
     wide = values.dtype
     query = block.of_rows(problem.query, 1).astype(wide)
     key, value = (block.of_keys(x, 2).astype(wide) for x in (problem.key, problem.value))
+    allowed = _allowed(problem, block)
+    if p is not None:
+        return _Softmax(query, key, value, allowed, p, None, None)
     x = jnp.einsum("btkgh,bksh->bkgts", query, key) * problem.scale.astype(wide)
     if problem.bias is not None:
         x = x + block.of_both(problem.bias).astype(wide)
-    allowed = _allowed(problem, block)
     if allowed is not None:
         x = jnp.where(allowed, x, masked_logit(wide))
     left = problem.sizes[1] - block.keys
+    least = masked_logit(wide) if left else -jnp.inf
     # The softmax does not depend on m, so neither do its derivatives.
-    m = lax.stop_gradient(jnp.max(x, -1, keepdims=True, initial=masked_logit(wide) if left else -jnp.inf))
+    m = lax.stop_gradient(jnp.max(x, -1, keepdims=True, initial=least))
     e = jnp.exp(x - m)
     total = e.sum(-1, keepdims=True)
-    if not left:
-        return _Softmax(query, key, value, allowed, e / total, m + jnp.log(total), None, None)
-    e_left = jnp.exp(masked_logit(wide) - m)
-    total = total + left * e_left
-    value_left = (values - value.sum(2))[:, :, None, None]
-    return _Softmax(query, key, value, allowed, e / total, m + jnp.log(total), e_left / total, value_left)
+    left_out = None
+    if left:
+        e_left = jnp.exp(masked_logit(wide) - m)
+        total = total + left * e_left
+        left_out = _LeftOut(e_left / total, (values - value.sum(2))[:, :, None, None])
+    return _Softmax(query, key, value, allowed, e / total, m + jnp.log(total), left_out)
 
 
 def _added(total: jax.Array, part: jax.Array, starts: dict[int, Any]) -> jax.Array:
@@ -236,50 +251,89 @@ def _added(total: jax.Array, part: jax.Array, starts: dict[int, Any]) -> jax.Arr
 # ---------------------------------------------------------------------- all blocks
 
 
+def _output(problem: Problem, s: _Softmax) -> tuple[jax.Array, jax.Array]:
+    """The rows of a block (B, rows, K, G, H), and the log-sum-exp of each (B, rows, K, G)."""
+    y = jnp.einsum("bkgts,bksh->bkgth", s.p, s.value)
+    if s.left is not None:
+        y = y + s.left.p * s.left.value
+    y, log_sum = (jnp.moveaxis(x, 3, 1).astype(problem.query.dtype) for x in (y, s.log_sum))
+    return y, log_sum[..., 0]
+
+
 def attend(problem: Problem) -> tuple[jax.Array, jax.Array]:
     """The output (B, T, K, G, H) and the log-sum-exp of each row (B, T, K, G)."""
-    wide = computing(problem.query.dtype)
-    values = problem.value.astype(wide).sum(2)
+    values = _sum_of_values(problem)
 
     def body(carry: Any, block: Block) -> Any:
-        s = _softmax(problem, block, values)
-        y = jnp.einsum("bkgts,bksh->bkgth", s.p, s.value)
-        if s.p_left is not None:
-            y = y + s.p_left * s.value_left
-        y, log_sum = (jnp.moveaxis(x, 3, 1).astype(problem.query.dtype) for x in (y, s.log_sum))
-        return carry, (y, log_sum[..., 0])
+        return carry, _output(problem, _softmax(problem, block, values))
 
     _, results = _over_blocks(problem, body, ())
     y, log_sum = zip(*results, strict=True)
     return _joined(list(y)), _joined(list(log_sum))
 
 
-# Derivation, of one row t and its head: x_s = c q·k_s + b_s, or L where s is masked; p = softmax(x); y = Σ_s p_s v_s.
+def attend_at_once(problem: Problem) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """As attend, and the probabilities (B, K, G, T, S); the operations and their order are jax.nn's."""
+    wide = computing(problem.query.dtype)
+    key, value = (x.transpose(0, 2, 1, 3).astype(wide) for x in (problem.key, problem.value))
+    allowed = _allowed(problem, _everything(problem))
+
+    def of_group(query: jax.Array, bias: jax.Array | None, allowed: jax.Array | None) -> Any:
+        x = jnp.einsum("btkh,bskh->bkts", query.astype(wide), key) * problem.scale.astype(wide)
+        if bias is not None:
+            x = x + bias.astype(wide)
+        if allowed is not None:
+            x = jnp.where(allowed, x, masked_logit(wide))
+        p = jax.nn.softmax(x)
+        return jnp.einsum("bkts,bskh->btkh", p, value), jax.nn.logsumexp(x, -1), p
+
+    groups = problem.query.shape[3]
+    whole = [None if x is None else _repeated(x, groups) for x in (problem.bias, allowed)]
+    y, log_sum, p = jax.vmap(of_group, in_axes=(3, 2, 2), out_axes=(3, 3, 2))(problem.query, *whole)
+    y, log_sum = (x.astype(problem.query.dtype) for x in (y, jnp.moveaxis(log_sum, 2, 1)))
+    return y, log_sum, p
+
+
+def _repeated(x: jax.Array, groups: int) -> jax.Array:
+    return jnp.broadcast_to(x, (*x.shape[:2], groups, *x.shape[3:]))
+
+
+def _everything(problem: Problem) -> Block:
+    queries, keys = problem.sizes
+    return Block(jnp.int32(0), queries, jnp.int32(0), keys)
+
+
+# Derivation, of one row t and its head: x_s = c q·k_s + b_s, or L where s is masked; p = softmax(x);
+# y = Σ_s p_s v_s.
 #   (1) ẏ = Σ_s ṗ_s v_s + p_s v̇_s, so p̄_s = ȳ·v_s  and  v̄_s = Σ_t p_ts ȳ_t
-#   (2) ṗ_s = p_s (ẋ_s − Σ_r p_r ẋ_r), so x̄_s = p_s (p̄_s − Σ_r p_r p̄_r); 0 where s is masked, since L is a constant
+#   (2) ṗ_s = p_s (ẋ_s − Σ_r p_r ẋ_r), so x̄_s = p_s (p̄_s − Σ_r p_r p̄_r);
+#       0 where s is masked, since L is a constant
 #   (3) ẋ_s = ċ q·k_s + c q̇·k_s + c q·k̇_s + ḃ_s, so with u = Σ_s x̄_s k_s
 #       q̄ = c u,  k̄_s = c Σ_t x̄_ts q_t,  c̄ = Σ_t q_t·u_t,  b̄ = x̄, summed where b was broadcast
 #   (4) a key that the block left out has p_left, so Σ_left p_r p̄_r = p_left ȳ·Σ_left v_r, and to its v̄
 #       comes Σ_t p_left ȳ_t, the same for all of them
 # A row's probabilities come from q, k and b alone, so nothing but the inputs is kept. p̄ has to be
 # computed anyway, so Σ_r p_r p̄_r is taken from it and not from y·ȳ, for which y would have to be kept.
-def pull_back(problem: Problem, y_bar: jax.Array) -> dict[str, jax.Array | None]:
-    """The bars of query, key, value, scale and bias, shaped as they are, in the computing dtype."""
+def pull_back(problem: Problem, y_bar: jax.Array, p: jax.Array | None) -> dict[str, jax.Array]:
+    """The bars of query, key, value, scale and bias, shaped as they are, in the computing dtype.
+
+    With p, the probabilities (B, K, G, T, S), all is one block.
+    """
     wide = computing(problem.query.dtype)
-    values = problem.value.astype(wide).sum(2)
+    values = _sum_of_values(problem)
     bias = problem.bias if problem.bias is not None and is_float(problem.bias) else None
 
     def body(carry: Any, block: Block) -> Any:
         key_bar, value_bar, bias_bar = carry
-        s = _softmax(problem, block, values)
+        s = _softmax(problem, block, values, p)
         y_bar_here = block.of_rows(y_bar, 1).astype(wide)
         p_bar = jnp.einsum("btkgh,bksh->bkgts", y_bar_here, s.value)  # (1)
         mean = (s.p * p_bar).sum(-1, keepdims=True)
         left_bar = None
-        if s.p_left is not None:
+        if s.left is not None:
             by_head = jnp.moveaxis(y_bar_here, 1, 3)
-            mean = mean + s.p_left * (by_head * s.value_left).sum(-1, keepdims=True)  # (4)
-            left_bar = ((s.p_left * by_head).sum((2, 3)), block.start)
+            mean = mean + s.left.p * (by_head * s.left.value).sum(-1, keepdims=True)  # (4)
+            left_bar = ((s.left.p * by_head).sum((2, 3)), block.start)
         x_bar = s.p * (p_bar - mean)  # (2)
         if s.allowed is not None:
             x_bar = jnp.where(s.allowed, x_bar, 0)
@@ -294,25 +348,22 @@ def pull_back(problem: Problem, y_bar: jax.Array) -> dict[str, jax.Array | None]
     bars = [jnp.zeros(problem.key.shape, wide), jnp.zeros(problem.value.shape, wide), None]
     if bias is not None:  # an entry that belongs to one row is written once
         bars[2] = jnp.zeros(bias.shape, bias.dtype if bias.shape[3] > 1 else wide)
-    bars = vary_over(bars, varying_axes((problem, y_bar)))
-    (key_bar, value_bar, bias_bar), results = _over_blocks(problem, body, tuple(bars))
-    u = _joined([u for u, _ in results])
-    for stretch, (_, left_bar) in zip(
-        stretches(*problem.sizes, problem.left, problem.right), results, strict=True
-    ):
-        if left_bar is not None:
-            value_bar = value_bar + _of_left_out(stretch, *left_bar, problem.sizes[1])
+    carry = tuple(vary_over(bars, varying_axes((problem, y_bar))))
+    if p is not None:
+        (key_bar, value_bar, bias_bar), (u, _) = body(carry, _everything(problem))
+    else:
+        (key_bar, value_bar, bias_bar), results = _over_blocks(problem, body, carry)
+        u = _joined([u for u, _ in results])
+        for stretch, (_, left_bar) in zip(_stretches(problem), results, strict=True):
+            if left_bar is not None:
+                value_bar = value_bar + _of_left_out(stretch, problem.sizes[1], *left_bar)
     scale = problem.scale.astype(wide)
-    return {
-        "query": u * scale,
-        "key": key_bar * scale,
-        "value": value_bar,
-        "scale": jnp.vdot(problem.query.astype(wide), u),
-        "bias": bias_bar,
-    }
+    found = {"query": u * scale, "key": key_bar * scale, "value": value_bar, "bias": bias_bar}
+    found["scale"] = jnp.vdot(problem.query.astype(wide), u)
+    return {name: bar for name, bar in found.items() if bar is not None}
 
 
-def _of_left_out(stretch: Stretch, bars: jax.Array, starts: jax.Array, keys: int) -> jax.Array:
+def _of_left_out(stretch: Stretch, keys: int, bars: jax.Array, starts: jax.Array) -> jax.Array:
     """v̄ (B, K, S, H) from the blocks (blocks, B, K, H) that left a key out, by (4)."""
     first = jnp.broadcast_to(starts, (stretch.blocks,))[:, None]
     position = jnp.arange(keys, dtype=jnp.int32)[None, :]
