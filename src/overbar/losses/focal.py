@@ -101,14 +101,14 @@ def _weight(t: jax.Array, alpha: jax.Array | None) -> Any:
 
 def _by_logits(y_bar: Any, logits: Any, labels: Any, alpha: Any, gamma: Any) -> jax.Array:
     p = _parts(logits, labels, gamma)
-    wrong = (p.far - p.near * p.E) + gamma * p.entropy * (p.far - p.near) * (p.E / p.h)
+    wrong = (p.far - p.near * p.E) + gamma * ((p.far - p.near) * (p.entropy * (p.E / p.h)))
     slope = jnp.where(p.sure, -(1 + gamma * p.entropy), wrong) / p.s
-    return p.times_E(p.power(p.sign * slope * (y_bar * _weight(labels, alpha))))  # (3)
+    return p.times_E(p.power(y_bar * _weight(labels, alpha)) * (p.sign * slope))  # (3)
 
 
 def _by_labels(y_bar: Any, logits: Any, labels: Any, alpha: Any, gamma: Any) -> jax.Array:
     p = _parts(logits, labels, gamma)
-    slope = -p.sign * (p.u + gamma * p.entropy * (1 - p.E) / p.h) * _weight(labels, alpha)
+    slope = -p.sign * (p.u + gamma * (p.entropy * (1 - p.E) / p.h)) * _weight(labels, alpha)
     if alpha is not None:
         slope = slope + (2 * alpha - 1) * jnp.where(p.sure, p.entropy * p.E, p.entropy)
     return p.power(y_bar * slope)  # (4)

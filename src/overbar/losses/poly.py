@@ -87,7 +87,7 @@ def poly_forward(
 # Derivation for L = Σ_i t_i (ε (1 − p_i) − log p_i), p = softmax(x), over the classes that count.
 #   (1) d log p_i = ẋ_i − Σ_j p_j ẋ_j, and ṗ_i = p_i d log p_i
 #   (2) L̇ = −Σ_i t_i (1 + ε p_i) (ẋ_i − Σ_j p_j ẋ_j) + Σ_i (ε (1 − p_i) − log p_i) ṫ_i + Σ_i t_i (1 − p_i) ε̇
-#   (3) x̄ = L̄ (p Σ_i t_i − t) + L̄ ε p (Σ_i t_i p_i − t), and Σ t p = Σ t − Σ t (1 − p), which (5) has
+#   (3) x̄ = L̄ (p Σ_i t_i − t) + L̄ ε p (Σ_i t_i p_i − t)
 #   (4) t̄ = L̄ (ε (1 − p) − log p)
 #   (5) ε̄ = Σ L̄ Σ_i t_i (1 − p_i)
 @poly_loss_cross_entropy.backward
@@ -105,13 +105,12 @@ def poly_backward(residuals: Mapping[str, Any], y_bar: jax.Array, axis: Axis) ->
     def total(terms: jax.Array) -> jax.Array:
         return jnp.sum(terms, axis=axis, keepdims=True)
 
-    every, rest = total(t), total(t * (1 - p))
-    x_bar = L_bar * ((p * every - t) + e * p * ((every - rest) - t))  # (3)
+    x_bar = L_bar * ((p * total(t) - t) + e * p * (total(t * p) - t))  # (3)
     t_bar = L_bar * (e * (1 - p) - log_p)  # (4)
     return {
         "logits": bar_of(logits, where_given(where, x_bar)),
         "labels": bar_of(labels, where_given(where, t_bar)),
-        "epsilon": bar_of(epsilon, y_bar.astype(wide) * rest.reshape(y_bar.shape)),  # (5)
+        "epsilon": bar_of(epsilon, y_bar.astype(wide) * total(t * (1 - p)).reshape(y_bar.shape)),  # (5)
     }
 
 
