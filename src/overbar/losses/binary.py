@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from overbar.elementwise import elementwise
 from overbar.losses._inputs import beside, real_floats, same_shape
-from overbar.nn.activations import _times_logistic
+from overbar.nn._tails import tail
 from overbar.rule import Sample
 
 
@@ -42,15 +42,19 @@ def _scores_and(draw: Any, kinks: bool = False, equal: bool = False) -> Any:
 #   (1) d log σ(x) = σ(−x) dx, and d log σ(−x) = −σ(x) dx
 #   (2) x̄ = L̄ ((1 − t) σ(x) − t σ(−x)), which is L̄ (σ(x) − t): but in (2) a label of 0 or 1 leaves one
 #       term, with all its digits, where σ(x) − 1 has none
-#   (3) log σ(x) − log σ(−x) = x, so t̄ = −L̄ x
+#   (3) with E = e^−|x|, t₁ = t for x ≥ 0, else 1 − t, and t₀ = 1 − t₁:  x̄ = ±L̄ (t₀ − t₁ E)/(1 + E)
+#   (4) t₀ = 0: the label is what x says, and x̄ = ∓L̄ E/(1 + E), with the E last, in factors, so that nothing
+#       underflows before the bar does
+#   (5) log σ(x) − log σ(−x) = x, so t̄ = −L̄ x
 def _cross_entropy_bar(y_bar: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Array:
-    def term(weight: jax.Array, x: jax.Array) -> jax.Array:
-        """L̄ weight σ(x); a weight of more than 1 comes before σ(x) can make the product too small."""
-        large = jnp.abs(weight) > 1
-        one = jnp.ones_like(weight)
-        return _times_logistic(y_bar * jnp.where(large, weight, one), x) * jnp.where(large, one, weight)
-
-    return term(1 - labels, logits) - term(labels, -logits)  # (2)
+    negative = logits < 0
+    e = tail(jnp.where(negative, -logits, logits))
+    E = e.small
+    near, far = jnp.where(negative, 1 - labels, labels), jnp.where(negative, labels, 1 - labels)
+    sure = far == 0
+    size = jnp.where(sure, -e.q, far - near * E) / (1 + E)
+    slope = jnp.where(negative, -size, size)
+    return jnp.where(sure, e.times(y_bar, slope), y_bar * slope)  # (4), (3)
 
 
 def _cross_entropy_reference(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -58,7 +62,7 @@ def _cross_entropy_reference(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 @elementwise(
-    {"logits": _cross_entropy_bar, "labels": lambda logits: -logits},  # (3)
+    {"logits": _cross_entropy_bar, "labels": lambda logits: -logits},  # (5)
     {"logits": "x̄ = L̄ ((1 − t) σ(x) − t σ(−x))", "labels": "t̄ = −L̄ x"},
     integers=("labels",),
     reference=_cross_entropy_reference,

@@ -52,10 +52,10 @@ def _parts(x: jax.Array, t: jax.Array, gamma: jax.Array) -> _Parts:
     u = jnp.minimum(jnp.where(x < 0, -x, x), info.max)  # at ∞ · E the limit is 0
     sign = jnp.where(x < 0, -jnp.ones_like(x), jnp.ones_like(x))
     e = tail(u)
-    E = e.small
+    E = jnp.exp(-jnp.abs(x))  # as forward has it, so that a compiler takes it once
     s = 1 + E
     near, far = jnp.where(x < 0, 1 - t, t), jnp.where(x < 0, t, 1 - t)
-    sure = far == 0
+    sure = (far == 0) & (gamma >= 0)
     h = jnp.where(sure, near, far + near * E)
     log_s = jnp.log1p(E)
     tiny = info.eps > E
@@ -79,8 +79,8 @@ def _power(u: jax.Array, E: jax.Array, s: jax.Array, h: jax.Array, sure: jax.Arr
     exponent = jnp.where(sure, gamma * u, jnp.zeros_like(gamma * u))
     rounded = jnp.where(sure, _product_error(gamma, u, exponent), jnp.zeros_like(exponent))
     lost = gamma * ((E - (s - 1)) / s) + rounded
-    e = tail(jnp.maximum(exponent, 0))
-    base = jnp.power(s / h, -gamma) * jnp.exp(jnp.maximum(-exponent, 0) - lost)  # it grows where γ < 0
+    e = tail(exponent)
+    base = jnp.power(s / h, -gamma) / (1 + lost)
     return lambda v: e.times(v, base * e.q)
 
 
@@ -101,14 +101,14 @@ def _weight(t: jax.Array, alpha: jax.Array | None) -> Any:
 
 def _by_logits(y_bar: Any, logits: Any, labels: Any, alpha: Any, gamma: Any) -> jax.Array:
     p = _parts(logits, labels, gamma)
-    wrong = (p.far - p.near * p.E) + gamma * p.entropy * (p.far - p.near) * (p.E / p.h)
+    wrong = (p.far - p.near * p.E) + gamma * ((p.far - p.near) * (p.entropy * (p.E / p.h)))
     slope = jnp.where(p.sure, -(1 + gamma * p.entropy), wrong) / p.s
-    return p.times_E(p.power(p.sign * slope * (y_bar * _weight(labels, alpha))))  # (3)
+    return p.times_E(p.power(y_bar * _weight(labels, alpha)) * (p.sign * slope))  # (3)
 
 
 def _by_labels(y_bar: Any, logits: Any, labels: Any, alpha: Any, gamma: Any) -> jax.Array:
     p = _parts(logits, labels, gamma)
-    slope = -p.sign * (p.u + gamma * p.entropy * (1 - p.E) / p.h) * _weight(labels, alpha)
+    slope = -p.sign * (p.u + gamma * (p.entropy * (1 - p.E) / p.h)) * _weight(labels, alpha)
     if alpha is not None:
         slope = slope + (2 * alpha - 1) * jnp.where(p.sure, p.entropy * p.E, p.entropy)
     return p.power(y_bar * slope)  # (4)
@@ -200,4 +200,4 @@ def sigmoid_focal_loss(
         jnp.stack([log_p, log_q], axis=-1), axis=-1, b=jnp.stack([1 - t, t], axis=-1)
     )
     loss = entropy * jnp.exp(gamma * log_r)
-    return loss if alpha is None else (alpha * t + (1.0 - alpha) * (1.0 - t)) * loss
+    return loss if alpha is None else jnp.asarray((alpha * t + (1.0 - alpha) * (1.0 - t)) * loss)

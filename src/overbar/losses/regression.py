@@ -247,11 +247,12 @@ def huber_loss(
 #       derivative of (4), 4 q/(1 + q)², comes from JAX as a sum of positive terms
 def _tanh(e: jax.Array) -> jax.Array:
     size = jnp.abs(e)
-    v = jnp.minimum(size, 0.35) ** 2
+    small = size < 0.35
+    v = jnp.where(small, size, 0) ** 2
     above = 135135 + v * (17325 + v * (378 + v))
     below = 135135 + v * (62370 + v * (3150 + v * 28))
-    q = jnp.exp(-2 * size)
-    return jnp.where(size < 0.35, e * (above / below), jnp.sign(e) * ((1 - q) / (1 + q)))  # (3), (4)
+    q = jnp.exp(-jnp.abs(e - (-e)))  # written as logaddexp has it, so that a compiler takes it once
+    return jnp.where(small, e * above, jnp.sign(e) * (1 - q)) / jnp.where(small, below, 1 + q)  # (3), (4)
 
 
 def _log_cosh_slope(predictions: jax.Array, targets: jax.Array | None) -> jax.Array:

@@ -12,7 +12,6 @@ from jax.typing import ArrayLike
 from overbar._contract import RuleError, describe
 from overbar._dtypes import computing
 from overbar.losses._inputs import Axis, bar_of, beside, real_floats, same_shape, summed_to
-from overbar.nn.activations import _times_logistic_slope
 from overbar.rule import Sample, rule
 
 LEAST_FREQUENCY = 1e-7  # beside the squared frequency of a class, against a division by 0
@@ -84,7 +83,7 @@ def _with_background(bar: jax.Array, x: jax.Array, ignore_background: bool) -> j
 #   (2) Ī = k (1 − f (1 − α − β)), P̄ = −k f α, T̄ = −k f β, s̄ = Σ k (1 − f)
 #   (3) ᾱ = −Σ k f (P − I), β̄ = −Σ k f (T − I)
 #   (4) I = Σ p t, P = Σ p, T = Σ t over the pixels: p̄ = Ī t + P̄ and t̄ = Ī p + T̄ at each
-#   (5) p = softmax(x): x̄ = p (p̄ − Σ p p̄); p = σ(x): x̄ = p̄ σ(x) σ(−x); p = x: x̄ = p̄
+#   (5) p = softmax(x): x̄ = p (p̄ − Σ p p̄); p = σ(x): x̄ = p̄ p (1 − p); p = x: x̄ = p̄
 def _dice_bars(
     x: jax.Array,
     t: jax.Array,
@@ -107,7 +106,7 @@ def _dice_bars(
     if not apply:
         x_bar = p_bar
     elif x.shape[-1] == 1:
-        x_bar = _times_logistic_slope(p_bar, x)
+        x_bar = p_bar * (p * (1 - p))
     else:
         x_bar = p * (p_bar - jnp.sum(p * p_bar, axis=-1, keepdims=True))  # (5)
     return {
@@ -165,7 +164,7 @@ def dice_loss(
 
     Backward: with k = −L̄ w/D, Ī = k (1 − f (1 − α − β)), P̄ = −k f α and T̄ = −k f β, where f is the
     fraction and D its denominator, p̄ = Ī t + P̄ and t̄ = Ī p + T̄ at each pixel; then through the softmax,
-    x̄ = p (p̄ − Σ p p̄), or the sigmoid of a single class, x̄ = p̄ σ(x) σ(−x).
+    x̄ = p (p̄ − Σ p p̄), or the sigmoid of a single class, x̄ = p̄ p (1 − p).
 
     Args:
       predictions: x, logits of shape (batch, ..., classes); without the last axis for one class. float16,
@@ -230,9 +229,9 @@ def dice_backward(
 ) -> dict[str, Any]:
     wide = computing(y_bar.dtype)
     x, t = _aligned("losses.dice_loss", *_wide(residuals, ("predictions", "targets"), wide))
-    parameters = _wide(residuals, ("smooth", "alpha", "beta"), wide)
+    smooth, alpha, beta = parameters = _wide(residuals, ("smooth", "alpha", "beta"), wide)
     p, axes = _probabilities(x, apply_softmax), _sums_over(x, axis)
-    found = _dice(p, t, *parameters, axes)
+    found = _dice(p, t, smooth, alpha, beta, axes)
     weights = residuals["class_weights"]
     w = None if weights is None else _along_classes(weights.astype(wide), found.loss)
     weighted = found.loss if w is None else found.loss * w
@@ -248,7 +247,7 @@ def dice_backward(
 
 @rule(
     bars={
-        "predictions": "x̄ = p̄ σ(x) σ(−x), p̄ = Ī t + P̄",
+        "predictions": "x̄ = p̄ p (1 − p), p̄ = Ī t + P̄",
         "targets": "t̄ = Ī p + T̄",
         "smooth": "s̄ = −Σ L̄ (1 − f)/D",
     },
@@ -262,7 +261,7 @@ def binary_dice_loss(
 ) -> jax.Array:
     """Dice loss of one class, 1 − (2 I + 2 s)/(P + T + 2 s); as `optax.losses.binary_dice_loss`.
 
-    Backward: that of `dice_loss` with α = β = ½, through the sigmoid: x̄ = p̄ σ(x) σ(−x).
+    Backward: that of `dice_loss` with α = β = ½, through the sigmoid: x̄ = p̄ p (1 − p).
 
     Args:
       predictions: x, logits of shape (batch, ...) or (batch, ..., 1); float16, bfloat16, float32 or float64.
@@ -433,8 +432,8 @@ def dice_reference(predictions: Any, targets: Any, **given: Any) -> jax.Array:
     if x.ndim < t.ndim:
         x = x[..., None]
     axis = tuple(range(1, x.ndim - 1)) if given["axis"] is None else given["axis"]
-    parameters = (given[n] for n in ("smooth", "alpha", "beta"))
-    loss = _plain(x, t, *parameters, given["apply_softmax"], axis)
+    smooth, alpha, beta = (given[n] for n in ("smooth", "alpha", "beta"))
+    loss = _plain(x, t, smooth, alpha, beta, given["apply_softmax"], axis)
     if given["class_weights"] is not None:
         loss = jnp.einsum("...c,c->...c", loss, given["class_weights"])
     loss = loss[..., 1:] if given["ignore_background"] else loss
