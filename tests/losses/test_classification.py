@@ -42,7 +42,7 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "args", "options"), CASES)
 def test_beside_optaxs(name, args, options):
-    """In one place: the value is optax's bit for bit, and no bar is further from the truth than jax.grad's."""
+    """The value is optax's bit for bit, and no bar is further from the truth than jax.grad's."""
     ours, theirs = (functools.partial(getattr(home, name), **options) for home in (losses, optax.losses))
     got, want = (beside.both_passes(f, args)[0] for f in (ours, theirs))
     np.testing.assert_array_equal(got, want)
@@ -77,8 +77,8 @@ def test_edges(name):
     x = jnp.array(rows)
     labels = jnp.zeros(5, int) if name == NUMBERED else jax.nn.one_hot(jnp.zeros(5, int), 3)
     values, bars = [], []
-    for home in (losses, optax.losses):
-        y, pullback = jax.vjp(lambda x, f=getattr(home, name): f(x, labels), x)
+    for f in (getattr(losses, name), getattr(optax.losses, name)):
+        y, pullback = jax.vjp(lambda x, f=f: f(x, labels), x)
         values.append(y)
         bars.append(pullback(jnp.ones_like(y))[0])
     np.testing.assert_array_equal(*values)
