@@ -349,37 +349,34 @@ def _by_paths(
     blank_id: int,
     log_epsilon: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """One sequence after another: all states in one vector, all steps between them in one matrix."""
-    results = []
-    for x, pads, spelled, absent in zip(logits, logit_paddings, labels, label_paddings, strict=True):
-        n = spelled.shape[0]
-        impossible = jnp.full((2 * n + 1, 2 * n + 1), -jnp.inf)  # state 2i is φ_i, state 2i + 1 is ε_i
-        steps = impossible.at[jnp.arange(2 * n + 1), jnp.arange(2 * n + 1)].set(0.0)
-        for i in range(n):
-            steps = steps.at[2 * i, 2 * i + 1].set(0.0)
-            steps = steps.at[2 * i + 1, 2 * i + 2].set(jnp.log1p(jnp.exp(log_epsilon)))
-            if i + 1 < n:
-                price = jnp.where(spelled[i] == spelled[i + 1], log_epsilon, 0.0)
-                steps = steps.at[2 * i + 1, 2 * i + 3].set(price)
+    """All states of a sequence in one vector, all steps between them in one matrix."""
+    n = labels.shape[1]
+    state = jnp.arange(2 * n + 1)  # 2i is φ_i, 2i + 1 is ε_i
+    at, to = state[:, None], state[None, :]
+
+    def one(x: jax.Array, pads: jax.Array, spelled: jax.Array, absent: jax.Array) -> Any:
+        again = jnp.append(spelled[1:] == spelled[:-1], False)
+        price = jnp.where(again, log_epsilon, 0.0)[jnp.minimum(at // 2, n - 1)]
+        on = jnp.where(at % 2 == 0, 0.0, jnp.log1p(jnp.exp(log_epsilon)))  # a label's blank: paid or free
+        over = jnp.where((at % 2 == 1) & (to == at + 2), price, -jnp.inf)
+        steps = jnp.where(to == at, 0.0, jnp.where(to == at + 1, on, over))
         p = x - jnp.log(jnp.exp(x).sum(-1, keepdims=True))
-        of_label = jnp.where((spelled >= 0) & (spelled < x.shape[1]), p[:, spelled % x.shape[1]], 0.0)
-        alpha = jnp.ones(2 * n + 1) * log_epsilon
-        alpha = alpha.at[0].set(0.0)
-        seen = []
-        for t, m in enumerate(pads):
-            emitted = jnp.zeros(2 * n + 1).at[::2].set(p[t, blank_id]).at[1::2].set(of_label[t])
-            new = jax.nn.logsumexp(alpha[:, None] + steps, axis=0) + emitted
-            alpha = m * alpha + (1 - m) * new
-            seen.append(alpha)
-        joined = jnp.concatenate([alpha[:1], jnp.logaddexp(alpha[2::2], alpha[1::2])])
-        seen_phi = jnp.stack([*(a[::2] for a in seen[:-1]), joined])
-        end = joined[n - absent.sum().astype(int)]
-        results.append((-end, seen_phi, jnp.stack([a[1::2] for a in seen])))
-    losses, phis, emits = ([r[i] for r in results] for i in range(3))
-    if not results:
-        b, t, n = 0, logits.shape[1], labels.shape[1]
-        return jnp.zeros(0), jnp.zeros((t, b, n + 1)), jnp.zeros((t, b, n))
-    return jnp.stack(losses), jnp.stack(phis, 1), jnp.stack(emits, 1)
+        classes = jnp.full(2 * n + 1, blank_id, spelled.dtype).at[1::2].set(spelled)
+        is_class = (classes >= 0) & (classes < x.shape[1])
+        emitted = jnp.where(is_class[None], p[:, classes % x.shape[1]], 0.0)
+
+        def frame(alpha: jax.Array, now: Any) -> Any:
+            m, e = now
+            new = m * alpha + (1 - m) * (jax.nn.logsumexp(alpha[:, None] + steps, axis=0) + e)
+            return new, new
+
+        first = jnp.where(state == 0, 0.0, log_epsilon)
+        _, seen = jax.lax.scan(frame, first, (pads, emitted))
+        end = jnp.append(seen[-1, :1], jnp.logaddexp(seen[-1, 2::2], seen[-1, 1::2]))
+        loss = -end[n - absent.sum().astype(int)]
+        return loss, jnp.concatenate([seen[:-1, ::2], end[None]]), seen[:, 1::2]
+
+    return jax.vmap(one, out_axes=(0, 1, 1))(logits, logit_paddings, labels, label_paddings)
 
 
 @ctc_loss.reference
