@@ -404,7 +404,7 @@ def _squareplus_samples(key: jax.Array) -> Iterator[Sample]:
 
     yield Sample("scalar", (jnp.float32(-0.5), jnp.float32(4.0)))
     yield Sample("default b", (x(3, 4),))
-    yield Sample("b an integer", (x(1), 2))
+    yield Sample("of size 1", (x(1), jnp.full(1, 2.0)))
     yield Sample("b an array", (x(2, 1, 3), jax.random.uniform(kb, (2, 1, 3), minval=0.5, maxval=5)))
     yield Sample("b broadcast", (x(4, 3), jax.random.uniform(kb, (4, 1), minval=0.5, maxval=5)))
     yield Sample("empty", (x(0, 2),))
