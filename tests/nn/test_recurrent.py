@@ -164,8 +164,11 @@ def test_lstm_goes_on_where_it_stopped():
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("scale", [1.0, 40.0], ids=["ordinary", "saturated"])
 def test_error_is_at_most_autodiffs(name, dtype, scale):
-    """Root mean square distance to the float64 bars of the same inputs, each bar's, beside jax.grad's of
-    a plain scan in the same dtype. In float32 both round alike often, and either is ahead by chance."""
+    """Root mean square distance to the float64 bars of the same inputs, beside jax.grad's of a plain scan.
+
+    In half precision it is far less. In float32 it is not always at most: one long product for the
+    weights' bars rounds more than a sum of a product a step does (measured: up to 1.74 times as much).
+    """
     args = inputs(name, 24, 8, 8, 16, dtype, states=False)
     args[1:] = [a * jnp.asarray(scale, dtype) for a in args[1:]]
     f, plain = RULES[name][0], reference(name)
@@ -179,8 +182,9 @@ def test_error_is_at_most_autodiffs(name, dtype, scale):
         return [np.sqrt(np.mean((a - b) ** 2)) for a, b in zip(got, truth, strict=True)]
 
     truth = bars(plain, jnp.float64)
+    bound = 2.0 if dtype == jnp.float32 else 0.6
     for ours, autodiffs in zip(error(bars(f, dtype)), error(bars(plain, dtype)), strict=True):
-        print(name, dtype.__name__, scale, ours / autodiffs)
+        assert ours <= bound * autodiffs
 
 
 @pytest.mark.parametrize(("name", "kept"), [("rnn", 1), ("gru", 5), ("lstm", 6)])
@@ -304,6 +308,6 @@ def test_lstm_learns_to_add():
         return (optax.apply_updates(parameters, updates), moments), value
 
     keys = jax.random.split(jax.random.key(0), 800)
-    _, losses = jax.jit(lambda s: jax.lax.scan(train, s, keys))((parameters, adam.init(parameters)))
-    print(losses[:5], losses[-50:].mean())
+    with jax.numpy_dtype_promotion("standard"):  # optax counts its steps in integers
+        _, losses = jax.jit(lambda s: jax.lax.scan(train, s, keys))((parameters, adam.init(parameters)))
     assert losses[-50:].mean() < 0.01  # always to say 1 costs 1/6
