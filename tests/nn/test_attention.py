@@ -206,7 +206,7 @@ def test_is_no_further_from_the_truth_than_jax_grad(dtype, blocks, request):
     args = inputs(16, 64, 4, 2, 32, dtype=dtype)
     exact = [x.astype(jnp.float64) for x in args]
     truth = value_and_bars(overbar.twin(nn.dot_product_attention), exact)
-    with jax.enable_x64(False):
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
         ours, jaxs = (value_and_bars(f, args) for f in (nn.dot_product_attention, JAXS))
 
     def errors(got):
