@@ -160,10 +160,11 @@ def attention(torch: Any, sample: Sample) -> Forward:
     function = torch.nn.functional.scaled_dot_product_attention
 
     def forward(q: Any, k: Any, v: Any) -> Any:
-        if q.shape[-2] != k.shape[-2]:
-            raise Unlike
         heads = (x.transpose(1, 2) for x in (q, k, v))
-        return function(*heads, is_causal=sample.options.get("is_causal", False)).transpose(1, 2)
+        options = {"is_causal": sample.options.get("is_causal", False)}
+        if q.shape[-2] != k.shape[-2]:
+            options["enable_gqa"] = True
+        return function(*heads, **options).transpose(1, 2)
 
     return forward
 

