@@ -51,7 +51,10 @@ def errors(ours, theirs, args, dtype, seed=0):
         wide = [np.asarray(x, np.float64) if is_float(x) else x for x in args]
         want = both_passes(theirs, wide, seed)[1]
     worst = [
-        [np.max(np.abs(np.asarray(b, np.float64) - t), initial=0.0) for b, t in zip(bars, want, strict=True)]
+        [
+            np.max(np.abs(np.asarray(b, np.float64) - np.asarray(t)), initial=0.0)
+            for b, t in zip(bars, want, strict=True)
+        ]
         for bars in (got, kept)
     ]
     return list(zip(*worst, strict=True))
