@@ -55,12 +55,17 @@ def specs_of(tree: Any) -> Any:
 
 
 def as_arrays(tree: Any) -> Any:
-    """The same pytree with Python numbers made arrays: under jax.grad one arrives as it was passed.
+    """The same pytree with numbers and NumPy arrays made JAX's: under jax.grad they arrive as they were passed.
 
     Raises:
       TypeError: a leaf can be no array.
     """
-    return jax.tree.map(lambda x: x if isinstance(x, jax.Array | np.ndarray) else jnp.asarray(x), tree)
+
+    def array(x: Any) -> Any:
+        nothing = getattr(x, "dtype", None) == jax.dtypes.float0  # the bar of an integer: NumPy's only
+        return x if isinstance(x, jax.Array) or nothing else jnp.asarray(x)
+
+    return jax.tree.map(array, tree)
 
 
 def is_float(leaf: Any) -> bool:
