@@ -20,8 +20,8 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-import idx
-from idx import DataError
+from harness import idx
+from harness.idx import DataError
 
 MOST = 1 << 33  # bytes of one array in a file
 HELD_BACK = 0.2  # of a set that comes without a test set

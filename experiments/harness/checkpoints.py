@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 Place = dict[str, Any]
@@ -118,7 +119,7 @@ class Checkpoints:
 
 
 def checksums(state: Any) -> dict[str, int]:
-    """CRC-32 of every leaf's bytes, by its path; of the part that lies on this process' devices."""
+    """CRC-32 of every leaf's bytes, by its path; of the whole of it, wherever its parts lie."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): _checksum(leaf) for path, leaf in leaves}
 
@@ -126,6 +127,8 @@ def checksums(state: Any) -> dict[str, int]:
 def _checksum(leaf: Any) -> int:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
+    if isinstance(leaf.sharding, NamedSharding) and not leaf.is_fully_addressable:
+        leaf = jax.jit(lambda x: x, out_shardings=NamedSharding(leaf.sharding.mesh, PartitionSpec()))(leaf)
     return zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
 
 
