@@ -165,7 +165,13 @@ def experiment(args: argparse.Namespace, run: harness.Run, task: harness.Task) -
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = harness.training_parser(
-        "logistic_least_squares", __doc__, steps=500, batch=SAMPLES, learning_rate=1.0, optimizer="sgd"
+        "logistic_least_squares",
+        __doc__,
+        steps=500,
+        batch=SAMPLES,
+        learning_rate=1.0,
+        optimizer="sgd",
+        checkpoint_every=0,
     )
     harness.add_lambda(parser, 0.01)
     return harness.launch(experiment, parser, argv, task)

@@ -139,7 +139,9 @@ def experiment(args: argparse.Namespace, run: harness.Run, task: harness.Task) -
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = harness.training_parser("xor", __doc__, steps=2000, batch=len(INPUTS), learning_rate=0.1)
+    parser = harness.training_parser(
+        "xor", __doc__, steps=2000, batch=len(INPUTS), learning_rate=0.1, checkpoint_every=0
+    )
     harness.add_lambda(parser, 3e-5)
     parser.add_argument(
         "--hidden", type=harness.count, default=4, metavar="N", help="hidden units (default: 4)"

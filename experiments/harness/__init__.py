@@ -21,8 +21,8 @@ from harness.flags import (
 )
 from harness.progress import PLAIN_LINES, Reporter
 from harness.runs import Run, launch
-from harness.tasks import Task, Trained, classification
-from harness.training import experiment, train
+from harness.tasks import Task, Trained, classification, weights
+from harness.training import draw, experiment, train
 
 __all__ = [
     "BLUE",
@@ -44,6 +44,7 @@ __all__ = [
     "classification",
     "count",
     "descend",
+    "draw",
     "draw_losses",
     "draw_scores",
     "experiment",
@@ -58,4 +59,5 @@ __all__ = [
     "tidy",
     "train",
     "training_parser",
+    "weights",
 ]

@@ -146,6 +146,7 @@ def training_parser(
     optimizer: str = "adam",
     schedule: str = "constant",
     evaluate_every: int | None = None,
+    checkpoint_every: int | None = None,
 ) -> argparse.ArgumentParser:
     """The flags of what is trained by `harness.train`, with the script's own defaults."""
     made = parser(
@@ -206,8 +207,10 @@ def training_parser(
     made.add_argument(
         "--checkpoint-every",
         type=not_negative_count,
+        default=checkpoint_every,
         metavar="N",
-        help="steps between checkpoints; 0 for none (default: a tenth of the steps)",
+        help="steps between checkpoints; 0 for none "
+        f"(default: {'a tenth of the steps' if checkpoint_every is None else checkpoint_every})",
     )
     made.add_argument(
         "--keep", type=count, default=3, metavar="N", help="checkpoints to keep, and the best (default: 3)"

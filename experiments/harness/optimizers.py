@@ -47,7 +47,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 
 
 def optimizer_spec(text: str) -> str:
-    """An optimizer of optax, for argparse: looks at its name, its options, and that the gradient is enough."""
+    """An optimizer of optax, for argparse; one that needs more than the gradient is refused."""
     name, options = _parsed(text)
     if name.startswith("_") or not (_takes_a_rate(getattr(optax, name, None))):
         raise argparse.ArgumentTypeError(f"optax has no optimizer {name!r}{_meant(name)}")

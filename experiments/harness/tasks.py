@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from harness.data import Set
-from overbar import losses
+from harness.standins import losses
 
 Params = Any  # a pytree of arrays
 Batch = Any  # a pytree of arrays, each with an entry an example
@@ -71,7 +72,7 @@ class Trained:
 def classification(
     data: Set,
     init: Callable[[jax.Array], Params],
-    predict: Callable[[Params, ArrayLike], jax.Array],
+    predict: Callable[[Params, ArrayLike, jax.Array | None], jax.Array],
     *,
     at_once: int = 1,
     test_batch: int | None = None,
@@ -79,19 +80,20 @@ def classification(
     """The cross-entropy of labels, and the share of test examples that are right.
 
     Args:
-      predict: (parameters, x) -> scores of the classes, (n, classes).
+      predict: (parameters, x, key) -> scores of the classes, (n, classes); the key is a step's own, and
+        None in an evaluation.
     """
 
-    def rows(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        z = predict(params, batch["x"])
+    def rows(params: Params, batch: Batch, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        z = predict(params, batch["x"], key)
         z = z.astype(jnp.promote_types(z.dtype, jnp.float32))  # the classes are compared in full precision
         return z, losses.softmax_cross_entropy_with_integer_labels(z, batch["labels"])
 
     def loss(params: Params, batch: Batch, key: jax.Array) -> jax.Array:
-        return rows(params, batch)[1].mean()
+        return rows(params, batch, key)[1].mean()
 
     def scores(params: Params, batch: Batch) -> Scores:
-        z, row = rows(params, batch)
+        z, row = rows(params, batch, None)
         return {"loss": row, "accuracy": z.argmax(-1) == batch["labels"]}
 
     return Task(
@@ -104,3 +106,8 @@ def classification(
         at_once,
         test_batch,
     )
+
+
+def weights(key: jax.Array, *shape: int, gain: float = 1.0) -> jax.Array:
+    """Random weights of variance gain² over the number of inputs, which are all axes but the last."""
+    return gain * jax.random.normal(key, shape) / math.sqrt(max(1, math.prod(shape[:-1])))

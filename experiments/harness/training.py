@@ -39,8 +39,6 @@ def check(args: argparse.Namespace, task: Task) -> Task:
             f"a batch of {args.batch} cannot be divided evenly into {args.accumulate} × {devices} parts "
             "(--accumulate, devices)"
         )
-    if args.warmup >= args.steps:
-        raise BadSetting(f"--warmup {args.warmup} leaves nothing of {args.steps} steps")
     return task
 
 
@@ -111,12 +109,17 @@ def train(args: argparse.Namespace, run: Run, task: Task) -> Trained:
 def experiment(args: argparse.Namespace, run: Run, task: Task) -> int:
     """Trains, draws the curves and says the scores: what most experiments are."""
     trained = train(args, run, task)
-    figure = paper(10, 4)
-    draw_scores(figure, trained.lines)
-    run.save(figure)
+    draw(run, trained)
     told = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in trained.scores.items())
     run.say(f"{run.name}: {told} after {trained.lines[-1]['step']} steps")
     return 0
+
+
+def draw(run: Run, trained: Trained) -> None:
+    """Draws the losses and the scores."""
+    figure = paper(10, 4)
+    draw_scores(figure, trained.lines)
+    run.save(figure)
 
 
 def _checkpoints(run: Run, args: argparse.Namespace) -> Any:
