@@ -1,14 +1,15 @@
 """A language model of characters: a small transformer of our rules alone, or an LSTM.
 
-    transformer   x ← embedding + place;  x ← x + attention(rms_norm(x));  x ← x + MLP(rms_norm(x)), a layer
-                  after the other; the loss is the cross-entropy of the next character, its weights the embedding's
-    LSTM          embedding, two layers of LSTM, the same loss
+    transformer   x ← embedding + place; then in each layer x ← x + attention(rms_norm(x)) and
+                  x ← x + MLP(rms_norm(x)); at last the cross-entropy of the next character, where the
+                  weights of the last layer are the embedding's
+    lstm          embedding, two layers of LSTM, the same loss
 
-The text is Python's standard library, or `--text FILE`; its last tenth is never trained on. test_bits are the bits
-that a character of that costs, each seen with at most `--context` before it.
+The text is Python's standard library, or `--text FILE`; its last tenth is never trained on. `test_bits` are
+the bits that a character of that tenth costs, each predicted from at most `--context` before it.
 
-Run it as `python experiments/char_lm.py --text tinyshakespeare.txt`. The defaults are nanoGPT's small CPU setting:
-4 layers, 4 heads, width 128, context 64, batch 12, 2000 steps; it reports about 1.88 nats, 2.71 bits.
+Run it as `python experiments/char_lm.py --text tinyshakespeare.txt`. The defaults are nanoGPT's small CPU
+setting: 4 layers, 4 heads, width 128, context 64, batch 12, 2000 steps; it reports about 1.88 nats, 2.71 bits.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Fashion-MNIST: 60,000 pictures of clothes, 28 × 28 pixels, ten kinds; by an MLP or a CNN of rules alone.
 
-    MLP    784 - 512 - 256 - 10, relu, dropout                                 at least 89 % of 10,000 test pictures
-    CNN    3 × 3 convolution to 32, max-pool, 3 × 3 to 64, max-pool, 128, 10   at least 92 %
+    mlp    784 - 512 - 256 - 10, relu, dropout        at least 89 % of the 10,000 test pictures
+    cnn    3 × 3 convolution to 32 channels, max-pool, 3 × 3 to 64, max-pool, 128, 10; at least 92 %
 
-The four files are Debian's package dataset-fashion-mnist (`apt install dataset-fashion-mnist`); `--data` takes
-any folder with such files, as MNIST's own.
+The four files are Debian's package dataset-fashion-mnist (`apt install dataset-fashion-mnist`); `--data`
+takes any folder with such files, as MNIST's own.
 
 Run it as `python experiments/fashion_mnist.py --model cnn`.
 Source: H. Xiao, K. Rasul, R. Vollgraf, "Fashion-MNIST: a novel image dataset", 2017.

@@ -1,8 +1,8 @@
-"""MNIST-1D: digits as signals of 40 points, scaled, shifted, sheared and in noise; four models on 4000 of them.
+"""MNIST-1D: digits as signals of 40 points, shifted, scaled, sheared and in noise; four models on 4000 of them.
 
-The models are the paper's, of the same sizes: the linear one sees no shift, the MLP learns what it has seen, and
-the two whose weights are shared along the signal find the digit wherever it lies. The paper's table says
-32, 68, 94 and 91 % of the 1000 test signals.
+The models are the paper's, of the same sizes: the linear one and the MLP learn where things lay, and the two
+whose weights are shared along the signal find them wherever they lie. The paper's table says 32, 68, 94 and
+91 % of the 1000 test signals, for the logistic model, MLP, CNN and GRU.
 
 Run it as `python experiments/mnist1d.py --model cnn`.
 Source: S. Greydanus, D. Kobak, "Scaling down deep learning with MNIST-1D", 2020.

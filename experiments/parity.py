@@ -5,8 +5,7 @@
     L = mean over all 2ⁿ inputs of the cross-entropy of z
 
 No single bit, and no set of bits that is not all of them, tells anything of the answer.
-Run it as `python experiments/parity.py --bits 8`. It stops as soon as the loss has converged; the exit status is
-0 if all 2ⁿ inputs are right then, and 1 if not.
+Run it as `python experiments/parity.py --bits 8`. The exit status is 0 if all 2ⁿ inputs are right, 1 if not.
 """
 
 from __future__ import annotations
