@@ -9,7 +9,7 @@ The text is Python's standard library, or `--text FILE`; its last tenth is never
 the bits that a character of that tenth costs, each predicted from at most `--context` before it.
 
 Run it as `python experiments/char_lm.py --text tinyshakespeare.txt`. The defaults are nanoGPT's small CPU
-setting: 4 layers, 4 heads, width 128, context 64, batch 12, 2000 steps; it reports about 1.88 nats, 2.71 bits.
+setting (4 layers, 4 heads, width 128, context 64, batch 12, 2000 steps), which reports 1.88 nats, 2.71 bits.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument(
             f"--{name}", type=harness.count, default=size, metavar="N", help=f"(default: {size})"
         )
-    return harness.launch(harness.experiment, parser, argv, task)
+    return harness.launch_training(task, parser, argv)
 
 
 if __name__ == "__main__":

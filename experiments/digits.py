@@ -129,12 +129,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         learning_rate=0.01,
         schedule="cosine",
         evaluate_every=21,  # a pass
+        checkpoint_every=0,
     )
     harness.add_lambda(parser, 1e-5)
     parser.add_argument(
         "--hidden", type=harness.count, default=128, metavar="N", help="hidden units (default: 128)"
     )
-    return harness.launch(experiment, parser, argv, task)
+    return harness.launch_training(task, parser, argv, experiment)
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--data", default=FOLDER, metavar="DIR", help=f"folder of IDX files (default: {FOLDER})"
     )
-    return harness.launch(harness.experiment, parser, argv, task)
+    return harness.launch_training(task, parser, argv)
 
 
 if __name__ == "__main__":

@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         checkpoint_every=0,
     )
     harness.add_lambda(parser, 0.01)
-    return harness.launch(experiment, parser, argv, task)
+    return harness.launch_training(task, parser, argv, experiment)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""MNIST-1D: digits as signals of 40 points, shifted, scaled, sheared and in noise; four models on 4000 of them.
+"""MNIST-1D: digits as signals of 40 points, shifted, sheared and in noise; four models on 4000 of them.
 
 The models are the paper's, of the same sizes: the linear one and the MLP learn where things lay, and the two
 whose weights are shared along the signal find them wherever they lie. The paper's table says 32, 68, 94 and
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="SET",
         help="mnist1d, or an .npz of such signals (default: mnist1d)",
     )
-    return harness.launch(harness.experiment, parser, argv, task)
+    return harness.launch_training(task, parser, argv)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--hidden", type=harness.count, metavar="N", help="hidden units (default: 8 for each bit)"
     )
-    return harness.launch(experiment, parser, argv, task)
+    return harness.launch_training(task, parser, argv, experiment)
 
 
 if __name__ == "__main__":

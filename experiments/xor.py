@@ -146,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--hidden", type=harness.count, default=4, metavar="N", help="hidden units (default: 4)"
     )
-    return harness.launch(experiment, parser, argv, task)
+    return harness.launch_training(task, parser, argv, experiment)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from harness.flags import (
 from harness.progress import PLAIN_LINES, Reporter
 from harness.runs import Run, launch
 from harness.tasks import Task, Trained, classification, weights
-from harness.training import draw, experiment, train
+from harness.training import draw, launch_training, train
 
 __all__ = [
     "BLUE",
@@ -47,9 +47,9 @@ __all__ = [
     "draw",
     "draw_losses",
     "draw_scores",
-    "experiment",
     "folder",
     "launch",
+    "launch_training",
     "not_negative",
     "paper",
     "parser",

@@ -63,9 +63,9 @@ class Ledger:
     def note(self) -> str:
         return f"loss {self.last:.6g}" if self.lines else ""
 
-    def converged(self, step: int, window: int, least: float | None) -> bool:
+    def converged(self, window: int, least: float | None) -> bool:
         """Whether the mean loss of the last `window` steps is less than that share below the mean before."""
-        if least is None or step < 2 * window:
+        if least is None or len(self.lines) < 2 * window:
             return False
         losses = [line["loss"] for line in self.lines[-2 * window :]]
         before, now = np.mean(losses[:window]), np.mean(losses[window:])

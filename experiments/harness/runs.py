@@ -237,16 +237,19 @@ def launch(
 
 def _carried_out(experiment: Callable[[], int], run: Run) -> int:
     """The experiment's status; of what may end it from outside, one line and a status."""
-    stays = f"what was written stays in {run.folder}"
-    if any(run.checkpoints.glob("[0-9]*")):
-        stays += ", and --resume goes on from its last checkpoint"
+
+    def stays() -> str:
+        resumes = any(run.checkpoints.glob("[0-9]*"))
+        more = ", and --resume goes on from its last checkpoint" if resumes else ""
+        return f"what was written stays in {run.folder}{more}"
+
     try:
         return experiment()
     except Diverged as error:
-        print(f"{run.name}: {error}; {stays}", file=sys.stderr)
+        print(f"{run.name}: {error}; {stays()}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{run.name}: interrupted; {stays}", file=sys.stderr)
+        print(f"{run.name}: interrupted; {stays()}", file=sys.stderr)
         return 130
     except OSError as error:
         if isinstance(error, BrokenPipeError):  # the reader of stdout has gone, as under `| head`

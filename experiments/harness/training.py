@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from harness.data import Batches
@@ -17,7 +18,7 @@ from harness.devices import Placement
 from harness.figures import draw_scores, paper
 from harness.flags import BadSetting
 from harness.ledger import Ledger
-from harness.runs import RESULT, Run
+from harness.runs import RESULT, Run, launch
 from harness.stepping import Evaluator, Stepper
 from harness.tasks import Task, Trained
 
@@ -55,48 +56,34 @@ def train(args: argparse.Namespace, run: Run, task: Task) -> Trained:
     placement = Placement(args.mesh)
     stepper, evaluate = Stepper(args, task, placement), Evaluator(args, task, placement)
     state, start, batches = stepper.begin(), 0, Batches(task.examples, args.batch, args.seed)
-    save_every = max(1, args.steps // 10) if args.checkpoint_every is None else args.checkpoint_every
     run.say(_provenance(run))
-
     with contextlib.ExitStack() as stack:
-        checkpoints = None
-        if save_every or args.resume:
-            checkpoints = stack.enter_context(_checkpoints(run, args))
+        checkpoints = _checkpoints(run, args, stack)
         if checkpoints and args.resume:
             if found := checkpoints.restore(state):
                 start, state, batches = found.step, found.state, batches.resumed(found.place)
-            run.say(
-                f"{run.name}: resumed at step {start}"
-                if found
-                else f"{run.name}: no checkpoint, so from the start"
-            )
+            run.say(f"{run.name}: {f'resumed at step {start}' if found else 'no checkpoint to resume from'}")
         ledger = stack.enter_context(Ledger(run, start))
         report = stack.enter_context(run.progress(args.steps, start))
-        step, saved, chosen, began = start, start, iter(batches), time.monotonic()
+        step, chosen, began = start, iter(batches), time.monotonic()
         while True:
             ends, scores = step == args.steps, {}
             if ends or step % args.evaluate_every == 0:
                 ledger.settle()
                 scores = evaluate(state.params)
-                ends |= ledger.converged(step, args.evaluate_every, args.converged)
-            if (
-                checkpoints
-                and step > saved
-                and (ends or (save_every and step // save_every > saved // save_every))
-            ):
+                ends |= ledger.converged(args.evaluate_every, args.converged)
+            if checkpoints and checkpoints.due(step, ends):
                 ledger.settle()
                 checkpoints.save(step, state, batches.place(), scores.get("test_loss", ledger.last))
-                saved = step
             if ends:
                 break
-            length = min(stepper.at_once, args.steps - step)
-            taken = [task.batch(next(chosen)) for _ in range(length)]
+            taken = [task.batch(next(chosen)) for _ in range(min(stepper.at_once, args.steps - step))]
             state, losses = stepper.take(state, taken, step)
             ledger.settle()  # of the steps before, while these are being computed
             if step > start:
                 report(step, ledger.note)
             ledger.expect(step, losses, scores)
-            step += length
+            step += len(taken)
         ledger.expect(step, stepper.losses(state, task.batch(next(chosen)), step), scores)
         ledger.settle()
         report(step, ledger.note)
@@ -115,6 +102,16 @@ def experiment(args: argparse.Namespace, run: Run, task: Task) -> int:
     return 0
 
 
+def launch_training(
+    task: Callable[[argparse.Namespace], Task],
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    experiment: Callable[[argparse.Namespace, Run, Task], int] = experiment,
+) -> int:
+    """Launches what trains a task, once its settings have been looked at; returns the exit status."""
+    return launch(experiment, parser, argv, lambda args: check(args, task(args)))
+
+
 def draw(run: Run, trained: Trained) -> None:
     """Draws the losses and the scores."""
     figure = paper(10, 4)
@@ -122,13 +119,18 @@ def draw(run: Run, trained: Trained) -> None:
     run.save(figure)
 
 
-def _checkpoints(run: Run, args: argparse.Namespace) -> Any:
+def _checkpoints(run: Run, args: argparse.Namespace, stack: contextlib.ExitStack) -> Any:
+    """The checkpoints of the run; None where it neither makes any nor goes on from one."""
+    every = max(1, args.steps // 10) if args.checkpoint_every is None else args.checkpoint_every
+    if not every and not args.resume:
+        return None
     from harness.checkpoints import Checkpoints  # slow to import
 
     owner = {name: value for name, value in run.settings.items() if name not in FREE}
     if args.schedule == "constant":
         del owner["steps"]  # more of them may be taken
-    return Checkpoints(run.checkpoints, owner, keep=args.keep, tell=run.say)
+    made = Checkpoints(run.checkpoints, owner, every=every, keep=args.keep, tell=run.say)
+    return stack.enter_context(made)
 
 
 def _provenance(run: Run) -> str:
