@@ -7,9 +7,13 @@ checksums do not fit, or that another experiment wrote, is named and set aside, 
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import logging
+import shutil
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +26,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 Place = dict[str, Any]
+
+BESIDES = 1 << 18  # bytes that a checkpoint takes beside its arrays
 
 
 class Restored(NamedTuple):
@@ -91,10 +97,15 @@ class Checkpoints:
         Raises:
           OSError: it cannot be written (the disk is full); those before it are as they were.
         """
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + BESIDES
+        if (free := shutil.disk_usage(self.folder).free) < needed:  # Orbax finds out in the midst of it
+            told = f"checkpoint {step} takes {needed:,} bytes at most, but {free:,} are free"
+            raise OSError(errno.ENOSPC, f"No space left on device: {told}", str(self.folder))
         about = {"owner": self.owner, "place": place, "checksums": checksums(state)}
         content = ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about))
         try:
-            self._manager.save(step, args=content, metrics={"loss": loss}, force=True)
+            with _silent():
+                self._manager.save(step, args=content, metrics={"loss": loss}, force=True)
         except OSError:
             raise
         except Exception as error:  # TensorStore's own, which names the cause at its end
@@ -110,7 +121,8 @@ class Checkpoints:
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
         for step in reversed(self.steps):
             try:
-                found = self._read(step, shapes)
+                with _silent():
+                    found = self._read(step, shapes)
                 self._last = step
                 return found
             except Unusable as reason:
@@ -161,6 +173,17 @@ def _checksum(leaf: Any) -> int:
     if isinstance(leaf.sharding, NamedSharding) and not leaf.is_fully_addressable:
         leaf = jax.jit(lambda x: x, out_shardings=NamedSharding(leaf.sharding.mesh, PartitionSpec()))(leaf)
     return zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Orbax logs an error with its traceback before it raises it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _cause(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,9 +29,10 @@ class Ledger:
     def __enter__(self) -> Ledger:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._events:
-            self._events.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with contextlib.suppress(OSError) if kind else contextlib.nullcontext():  # a full disk is told once
+            if self._events:
+                self._events.close()
 
     def expect(self, step: int, losses: Callable[[], np.ndarray], scores: Mapping[str, float]) -> None:
         """The losses of that step and those after it will come; the scores are the first step's."""

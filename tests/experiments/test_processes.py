@@ -14,8 +14,8 @@ import pytest
 import parity
 
 # Plain descent, which would show a gradient that is summed or averaged twice: Adam does not look at its size.
-STEPS = "--bits 6 --steps 12 --batch 64 --evaluate-every 4 --checkpoint-every 5".split()
-STEPS += "--optimizer sgd:momentum=0.9 --learning-rate 0.3".split()
+STEPS = ["--bits", "6", "--steps", "12", "--batch", "64", "--evaluate-every", "4", "--checkpoint-every", "5"]
+STEPS += ["--optimizer", "sgd:momentum=0.9", "--learning-rate", "0.3"]
 
 
 def start(out, *argv, devices=1):
@@ -68,9 +68,7 @@ def test_processes(processes, devices, mesh, one, tmp_path):
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     argv = ["--distributed", "--coordinator", address, "--processes", str(processes)]
     argv += [] if mesh is None else ["--mesh", mesh]
-    texts = finish(
-        *(start(tmp_path, *argv, "--process", str(i), devices=devices) for i in range(processes))
-    )
+    texts = finish(*(start(tmp_path, *argv, "--process", str(i), devices=devices) for i in range(processes)))
     same(lines(tmp_path), one)
     assert "parity: " in texts[0]
     assert not any("parity: " in text for text in texts[1:])  # the first alone tells
