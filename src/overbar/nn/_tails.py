@@ -1,0 +1,137 @@
+"""The arithmetic of exponential tails: e^−size that neither loses digits nor vanishes too early.
+
+A bar is a normal number as long as the product ȳ e^−size is, and a large ȳ lifts an e^−size that no
+float holds. And an exponent that has been rounded costs its size in ULP: e^−80 with an exponent
+that is off by half a ULP is off by 40.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from overbar._contract import RuleError, describe
+
+
+def check_real(name: str, x: ArrayLike) -> None:
+    """Refuses complex inputs."""
+    if jnp.iscomplexobj(x):
+        raise RuleError(f"rule {name}: input x must be real here, but came as {describe(x)}.")
+
+
+def is_single(x: jax.Array) -> bool:
+    return bool(jnp.finfo(x.dtype).bits == 32)
+
+
+def size_of(x: jax.Array) -> jax.Array:
+    """|x|, whose slope at 0 is 1: a bar's formula holds from the right there."""
+    return jnp.where(x < 0, -x, x)
+
+
+def clipped_size(x: jax.Array) -> jax.Array:
+    """|x|, but never more than what no ȳ lifts a tail e^−|x| |x| from: it stays finite in products."""
+    return jnp.minimum(size_of(x), 192.0 if is_single(x) else 1440.0)
+
+
+class Tail(NamedTuple):
+    """e^−size for products with a bar; see `tail`.
+
+    q is e^−size, but far out larger by a constant factor; small is e^−size, but 0 far out, for sums
+    with numbers near 1.
+    """
+
+    q: jax.Array
+    far: jax.Array
+    first: float
+    last: float
+
+    @property
+    def small(self) -> jax.Array:
+        return jnp.where(self.far, 0.0, self.q)
+
+    def times(self, y_bar: jax.Array, slope: jax.Array) -> jax.Array:
+        """ȳ · slope, for a slope that has q as a factor."""
+        product = jnp.where(self.far, self.first * y_bar, y_bar) * slope
+        return jnp.where(self.far, self.last * product, product)
+
+    def reflected(self, x: jax.Array, y_bar: jax.Array, slope: jax.Array) -> jax.Array:
+        """ȳ f′(x) from slope = f′(−|x|), for f with f(x) − f(−x) = x, and so f′(x) + f′(−x) = 1."""
+        return jnp.where(x < 0, self.times(y_bar, slope), y_bar * (1 - jnp.where(self.far, 0.0, slope)))
+
+
+# (T, the shift beyond it): e^−T is the last normal power, and the shift is 10 and a little, so that the
+# rounded constants' product is e^−(T + shift) to a thousandth of an ULP.
+_SINGLE_END = (87.0, 10.5322265625)
+_DOUBLE_END = (708.0, 10.7880859375)
+
+
+def tail(size: jax.Array, low: jax.Array | float = 0.0) -> Tail:
+    """e^−(size + low) in factors that the bar is multiplied by one after the other.
+
+    Far out (size > T) it is first · q · last with constants first = 2¹¹ e^−T and last = 2⁻¹¹ e^−shift.
+    The power of 2 leaves room for a slope that is polynomial in size beside q = e^(T + shift − size),
+    an exponent that is exact.
+
+    Args:
+      size: the exponent; where it is negative e^−size is the plain one.
+      low: what size lacks after rounding, at most an ULP of it.
+    """
+    end, shift = _SINGLE_END if is_single(size) else _DOUBLE_END
+    far = size > end
+    q = once(jnp.exp(jnp.where(far, (end + shift) - size, -size)))
+    if not isinstance(low, float):
+        q = q - q * low
+    return Tail(q, far, 2.0**11 * math.exp(-end), 2.0**-11 * math.exp(-shift))
+
+
+def once(value: jax.Array) -> jax.Array:
+    """value, to be used several times without being written to memory.
+
+    XLA's fusion for the CPU gives a costly operation (an exponential, a division) with several uses a
+    loop and an array of its own. Behind a cheap operation it has one use.
+    """
+    return jnp.minimum(value, float(jnp.finfo(value.dtype).max))
+
+
+def quotient(value: jax.Array, t: jax.Array, low: jax.Array | float = 0.0) -> jax.Array:
+    """value (1 − low)/(1 + t): for small t as value − value (t/(1 + t) + low), which rounds less."""
+    few = t < 1
+    ratio = once(jnp.where(few, t, value - value * low) / (1 + t))
+    return jnp.where(few, value - value * (ratio + low), ratio)
+
+
+def halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """x = high + low, each with half the digits (low with one more), so that products are exact."""
+    bits, cut = (jnp.int32, 12) if is_single(x) else (jnp.int64, 27)
+    whole = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(x), bits)
+    high = jax.lax.bitcast_convert_type(whole & jnp.asarray(-(2**cut), bits), x.dtype)
+    return high, x - high
+
+
+def horner(coefficients: Sequence[float], x: jax.Array) -> jax.Array:
+    """c₀ + c₁ x + c₂ x² + ..."""
+    value = jnp.full_like(x, coefficients[-1])
+    for c in coefficients[-2::-1]:
+        value = value * x + c
+    return value
+
+
+def exp_series(x: jax.Array, skipped: int, largest: float) -> jax.Array:
+    """Σ xᵏ/(k + skipped)! = (e^x − the first terms of its series)/x^skipped, to |x| = largest."""
+    digits = 2.0**-26 if is_single(x) else 2.0**-55
+    coefficients = [1 / math.factorial(skipped)]
+    while coefficients[-1] * largest ** (len(coefficients) - 1) > digits * coefficients[0]:
+        coefficients.append(1 / math.factorial(skipped + len(coefficients)))
+    return horner(coefficients, x)
+
+
+def expm1(x: jax.Array) -> jax.Array:
+    """e^x − 1 to 3 ULP: XLA's own was off by 5 on the CPU before JAX 0.12."""
+    near = jnp.abs(x) < 0.5
+    z = jnp.where(near, x, 0.0)
+    return jnp.where(near, z * exp_series(z, 1, 0.5), jnp.exp(x) - 1)
