@@ -1,8 +1,14 @@
-"""Rules under `jax.nn`'s names and signatures, and layers beside them."""
+"""Rules under `jax.nn`'s names and signatures, and layers beside them.
+
+What `jax.nn` has and is not differentiable, or has no rule here, is `jax.nn`'s own.
+"""
+
+from jax.nn import get_scaled_dot_general_config, initializers, one_hot, scaled_dot_general, scaled_matmul
 
 from overbar.nn.activations import (
     log1mexp,
     log_sigmoid,
+    relu,
     sigmoid,
     soft_sign,
     softplus,
@@ -11,8 +17,14 @@ from overbar.nn.activations import (
     squareplus,
     tanh,
 )
+from overbar.nn.batch_norm import batch_norm, batch_norm_inference
+from overbar.nn.dropout import dropout
+from overbar.nn.embedding import embedding
 from overbar.nn.gates import gelu, mish, silu, swish
+from overbar.nn.glu import glu
 from overbar.nn.layers import linear
+from overbar.nn.logsumexp import logmeanexp, logsumexp
+from overbar.nn.normalization import group_norm, layer_norm, rms_norm
 from overbar.nn.rectifiers import (
     celu,
     elu,
@@ -26,31 +38,51 @@ from overbar.nn.rectifiers import (
     relu6,
     selu,
 )
+from overbar.nn.softmax import log_softmax, softmax
+from overbar.nn.standardize import standardize
 
 __all__ = [
+    "batch_norm",
+    "batch_norm_inference",
     "celu",
+    "dropout",
     "elu",
+    "embedding",
     "gelu",
+    "get_scaled_dot_general_config",
+    "glu",
+    "group_norm",
     "hard_sigmoid",
     "hard_silu",
     "hard_swish",
     "hard_tanh",
     "identity",
+    "initializers",
+    "layer_norm",
     "leaky_relu",
     "linear",
     "log1mexp",
     "log_sigmoid",
+    "log_softmax",
+    "logmeanexp",
+    "logsumexp",
     "mish",
+    "one_hot",
     "relu",
     "relu6",
+    "rms_norm",
+    "scaled_dot_general",
+    "scaled_matmul",
     "selu",
     "sigmoid",
     "silu",
     "soft_sign",
+    "softmax",
     "softplus",
     "sparse_plus",
     "sparse_sigmoid",
     "squareplus",
+    "standardize",
     "swish",
     "tanh",
 ]
