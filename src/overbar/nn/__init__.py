@@ -24,6 +24,7 @@ from overbar.nn.gates import gelu, mish, silu, swish
 from overbar.nn.glu import glu
 from overbar.nn.layers import linear
 from overbar.nn.logsumexp import logmeanexp, logsumexp
+from overbar.nn.long_short_term_memory import lstm
 from overbar.nn.normalization import group_norm, layer_norm, rms_norm
 from overbar.nn.rectifiers import (
     celu,
@@ -38,6 +39,7 @@ from overbar.nn.rectifiers import (
     relu6,
     selu,
 )
+from overbar.nn.recurrent import gru, rnn
 from overbar.nn.softmax import log_softmax, softmax
 from overbar.nn.standardize import standardize
 
@@ -52,6 +54,7 @@ __all__ = [
     "get_scaled_dot_general_config",
     "glu",
     "group_norm",
+    "gru",
     "hard_sigmoid",
     "hard_silu",
     "hard_swish",
@@ -66,11 +69,13 @@ __all__ = [
     "log_softmax",
     "logmeanexp",
     "logsumexp",
+    "lstm",
     "mish",
     "one_hot",
     "relu",
     "relu6",
     "rms_norm",
+    "rnn",
     "scaled_dot_general",
     "scaled_matmul",
     "selu",
