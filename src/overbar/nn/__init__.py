@@ -18,6 +18,7 @@ from overbar.nn.activations import (
     tanh,
 )
 from overbar.nn.batch_norm import batch_norm, batch_norm_inference
+from overbar.nn.convolution import conv
 from overbar.nn.dropout import dropout
 from overbar.nn.embedding import embedding
 from overbar.nn.gates import gelu, mish, silu, swish
@@ -26,6 +27,7 @@ from overbar.nn.layers import linear
 from overbar.nn.logsumexp import logmeanexp, logsumexp
 from overbar.nn.long_short_term_memory import lstm
 from overbar.nn.normalization import group_norm, layer_norm, rms_norm
+from overbar.nn.pooling import avg_pool, max_pool
 from overbar.nn.rectifiers import (
     celu,
     elu,
@@ -44,9 +46,11 @@ from overbar.nn.softmax import log_softmax, softmax
 from overbar.nn.standardize import standardize
 
 __all__ = [
+    "avg_pool",
     "batch_norm",
     "batch_norm_inference",
     "celu",
+    "conv",
     "dropout",
     "elu",
     "embedding",
@@ -70,6 +74,7 @@ __all__ = [
     "logmeanexp",
     "logsumexp",
     "lstm",
+    "max_pool",
     "mish",
     "one_hot",
     "relu",
