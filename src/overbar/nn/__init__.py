@@ -17,6 +17,7 @@ from overbar.nn.activations import (
     squareplus,
     tanh,
 )
+from overbar.nn.attention import dot_product_attention
 from overbar.nn.batch_norm import batch_norm, batch_norm_inference
 from overbar.nn.convolution import conv
 from overbar.nn.dropout import dropout
@@ -51,6 +52,7 @@ __all__ = [
     "batch_norm_inference",
     "celu",
     "conv",
+    "dot_product_attention",
     "dropout",
     "elu",
     "embedding",
