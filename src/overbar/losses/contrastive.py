@@ -1,0 +1,387 @@
+"""Losses over embeddings: positive pairs beside the negative ones; as `optax.losses` has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from overbar._contract import RuleError, describe, is_float
+from overbar._dtypes import computing, widest
+from overbar.losses._axes import check_axis, check_float, summed_to
+from overbar.rule import Sample, rule
+
+
+@rule(
+    bars={
+        "embeddings": "ū = (C̄ + C̄ᵀ) u/τ, ē = (ū − u ⟨u, ū⟩)/‖e‖, u = e/‖e‖",
+        "labels": "0: they are only compared",
+        "temperature": "τ̄ = −Σ C̄ C/τ²",
+    },
+    residuals={
+        "embeddings": "e",
+        "labels": "the data",
+        "temperature": "τ, a number",
+        "similarities": "C/τ, the cosines of all pairs",
+    },
+    arrays=("embeddings", "labels", "temperature"),
+    integers=("labels", "temperature"),
+)
+def ntxent(embeddings: ArrayLike, labels: ArrayLike, temperature: ArrayLike = 0.07) -> jax.Array:
+    """Normalized temperature-scaled cross-entropy (NT-Xent); the rule under `optax.losses`' name.
+
+    With C_ij the cosine of e_i and e_j, the mean over all positive pairs (i ≠ j of one label) of
+    −log(exp(C_ij/τ) / (exp(C_ij/τ) + Σ over the negatives k of i of exp(C_ik/τ))).
+
+    Backward: of a positive pair the bar of C_ij/τ is minus what its negatives take, of a negative
+    one the sum of what it takes from the positives; from there by two matrix products.
+
+    Args:
+      embeddings: e, (batch, features); float16, bfloat16, float32 or float64.
+      labels: (batch,), equal for what belongs together.
+      temperature: τ, a number; it has a bar where it is float.
+
+    Returns:
+      The loss, 0-d, of the embeddings' dtype; nan where there is no positive pair.
+
+    Raises:
+      RuleError: embeddings are not float or not (batch, features), or labels not (batch,).
+
+    Source: Chen et al., "A simple framework for contrastive learning of visual representations", 2020.
+
+    >>> import jax.numpy as jnp
+    >>> from overbar import losses
+    >>> e = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    >>> print(f"{losses.ntxent(e, jnp.array([0, 0, 1, 1]), temperature=1.0):.4f}")
+    0.5514
+    """
+    loss, _ = _ntxent(*_pairs(embeddings, labels, temperature))
+    return loss.astype(jnp.asarray(embeddings).dtype)
+
+
+def _pairs(
+    embeddings: ArrayLike, labels: ArrayLike, temperature: ArrayLike
+) -> tuple[jax.Array, float, jax.Array, jax.Array]:
+    """Embeddings, the least ‖e‖², labels, temperature as computed with; refuses what does not fit."""
+    name = "losses.ntxent"
+    e, labels, tau = jnp.asarray(embeddings), jnp.asarray(labels), jnp.asarray(temperature)
+    check_float(name, "embeddings", e)
+    if e.ndim != 2 or labels.shape != e.shape[:1] or tau.ndim:
+        raise RuleError(
+            f"rule {name}: expected embeddings (batch, features), labels (batch,) and a number temperature, "
+            f"but came embeddings {describe(e)}, labels {describe(labels)}, temperature {describe(tau)}."
+        )
+    wide = computing(e.dtype)
+    return e.astype(wide), float(jnp.finfo(e.dtype).eps), labels, tau.astype(wide)
+
+
+def _units(e: jax.Array, least: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """e/‖e‖ with ‖e‖² at least as given, that norm, and how much of it follows e: 1, at the kink ½, or 0."""
+    square = jnp.sum(jnp.square(e), axis=-1, keepdims=True)
+    norm = jnp.sqrt(jnp.maximum(square, least))
+    follows = jnp.where(square > least, 1.0, jnp.where(square == least, 0.5, 0.0))
+    return e / norm, norm, jax.lax.stop_gradient(follows).astype(e.dtype)
+
+
+def _matching(labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Which pairs are positive, an entry and itself apart, and which are negative."""
+    same = labels[:, None] == labels[None, :]
+    return same & ~jnp.eye(labels.shape[0], dtype=bool), ~same
+
+
+def _ntxent(e: jax.Array, least: float, labels: jax.Array, tau: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The loss and C/τ, with optax's arithmetic: products summed, no matrix product."""
+    u, _, _ = _units(e, least)
+    x = jnp.sum(u[None, :, :] * u[:, None, :], axis=-1) / tau
+    positive, negative = _matching(labels)
+    peak = _peak(x, positive, negative)
+    of_negative = jnp.sum(jnp.exp(jnp.where(negative, x, -jnp.inf) - peak), axis=1, keepdims=True)
+    shifted = jnp.where(positive, x, -jnp.inf) - peak
+    log_p = shifted - jnp.log(of_negative + jnp.exp(shifted))
+    kept = jnp.where(positive, log_p, jnp.zeros((), x.dtype))
+    return -kept.sum() / positive.sum().astype(x.dtype), x
+
+
+def _peak(x: jax.Array, positive: jax.Array, negative: jax.Array) -> jax.Array:
+    peak = jnp.max(x, axis=1, where=positive | negative, initial=-jnp.inf, keepdims=True)
+    return jax.lax.stop_gradient(peak)
+
+
+@ntxent.forward
+def ntxent_forward(
+    embeddings: jax.Array, labels: jax.Array, temperature: jax.Array
+) -> tuple[jax.Array, dict[str, Any]]:
+    loss, x = _ntxent(*_pairs(embeddings, labels, temperature))
+    kept = {"embeddings": embeddings, "labels": labels, "temperature": temperature, "similarities": x}
+    return loss.astype(embeddings.dtype), kept
+
+
+# Derivation for L = (1/M) Σ over the positive pairs of [log(D_i + exp X_ij) − X_ij], where X = C/τ,
+# D_i = Σ_k exp X_ik over the negatives of i, M the number of positive pairs.
+#   (1) of a positive pair X̄_ij = (L̄/M) (exp X_ij/(D_i + exp X_ij) − 1) = −(L̄/M) D_i/(D_i + exp X_ij):
+#       nothing cancels
+#   (2) of a negative pair X̄_ik = (L̄/M) exp X_ik Σ_j 1/(D_i + exp X_ij) over the positives j of i
+#   (3) X = C/τ: C̄ = X̄/τ and τ̄ = −Σ X̄ X/τ
+#   (4) C = u uᵀ: ū = (C̄ + C̄ᵀ) u, since each u is used in a row and in a column
+#   (5) u = e/n: ē = ū/n + e n̄/n with n̄ = −⟨ū, u⟩/n, where n = ‖e‖ is not the least norm; else n̄ ends
+@ntxent.backward
+def ntxent_backward(residuals: Mapping[str, Any], y_bar: jax.Array) -> dict[str, Any]:
+    embeddings, temperature, x = (residuals[n] for n in ("embeddings", "temperature", "similarities"))
+    e, least, labels, tau = _pairs(embeddings, residuals["labels"], temperature)
+    nothing = jnp.zeros((), x.dtype)
+    positive, negative = _matching(labels)
+    power = jnp.exp(x - _peak(x, positive, negative))
+    of_negative = jnp.sum(jnp.where(negative, power, nothing), axis=1, keepdims=True)
+    share = y_bar.astype(x.dtype) / positive.sum().astype(x.dtype)
+    each = jnp.where(positive, share / (of_negative + power), nothing)
+    x_bar = jnp.where(negative, power * jnp.sum(each, axis=1, keepdims=True), -each * of_negative)  # (1, 2)
+    x_bar = jnp.where(positive | negative, x_bar, nothing)
+    u, norm, follows = _units(e, least)
+    highest = jax.lax.Precision.HIGHEST
+    u_bar = jnp.matmul((x_bar + x_bar.T) / tau, u, precision=highest)  # (3, 4)
+    along = follows * jnp.sum(u_bar * u, axis=-1, keepdims=True)
+    bars = {"embeddings": ((u_bar - u * along) / norm).astype(embeddings.dtype)}  # (5)
+    if is_float(temperature):
+        bars["temperature"] = (-jnp.sum(x_bar * x) / tau).astype(temperature.dtype)  # (3)
+    if is_float(residuals["labels"]):
+        bars["labels"] = jnp.zeros_like(residuals["labels"])
+    return bars
+
+
+@ntxent.reference
+def ntxent_reference(embeddings: jax.Array, labels: jax.Array, temperature: jax.Array) -> jax.Array:
+    u = embeddings / jnp.linalg.norm(embeddings, axis=1, keepdims=True)
+    powers = jnp.exp(u @ u.T / temperature)
+    terms = []
+    for i in range(labels.shape[0]):
+        others = jnp.where(labels != labels[i], powers[i], 0).sum()
+        for j in range(labels.shape[0]):
+            if i != j:
+                term = jnp.log1p(others / powers[i, j])
+                terms.append(jnp.where(labels[i] == labels[j], jnp.stack([term, jnp.ones_like(term)]), 0))
+    total = sum(terms, jnp.zeros(2))
+    return total[0] / total[1]
+
+
+@ntxent.samples
+def ntxent_samples(key: jax.Array) -> Iterator[Sample]:
+    def normal(*shape: int) -> jax.Array:
+        return jax.random.normal(key, shape)
+
+    yield Sample("two pairs", (normal(4, 3), jnp.array([0, 0, 1, 1])), {"temperature": 0.5})
+    yield Sample("one alone", (normal(5, 2), jnp.array([0, 1, 0, 2, 0]), jnp.float32(0.7)))
+    yield Sample("one feature", (normal(4, 1), jnp.array([0, 1, 0, 1]), jnp.float32(1.0)))
+    yield Sample("no positive pair", (normal(0, 3), jnp.zeros(0, int), jnp.float32(0.5)), tags=("kink",))
+    yield Sample("bench", (normal(256, 64), jnp.arange(256) // 2), tags=("bench",))
+
+
+# ---------------------------------------------------------------------- triplets
+
+
+@rule(
+    bars={
+        "anchors": "ā = L̄ [L > 0] (∂d⁺/∂a − ∂d⁻/∂a), ∂d/∂x = d x^(k−1)/S",
+        "positives": "p̄ = −L̄ [L > 0] ∂d⁺/∂a",
+        "negatives": "n̄ = L̄ [L > 0] ∂d⁻/∂a",
+        "norm_degree": "k̄ = L̄ [L > 0] (∂d⁺/∂k − ∂d⁻/∂k), ∂d/∂k = d (Σ x^k log x/S − log S/k)/k",
+        "margin": "m̄ = L̄ [L > 0]",
+        "eps": "ε̄ = L̄ [L > 0] (d⁺/S⁺ − d⁻/S⁻)/k",
+    },
+    residuals={
+        "anchors": "a",
+        "positives": "p",
+        "negatives": "n",
+        "norm_degree": "k, a number",
+        "margin": "m",
+        "eps": "ε",
+    },
+    static=("axis",),
+    arrays=("anchors", "positives", "negatives", "norm_degree", "margin", "eps"),
+    integers=("norm_degree", "margin", "eps"),
+)
+def triplet_margin_loss(
+    anchors: ArrayLike,
+    positives: ArrayLike,
+    negatives: ArrayLike,
+    axis: int = -1,
+    norm_degree: ArrayLike = 2,
+    margin: ArrayLike = 1.0,
+    eps: ArrayLike = 1e-6,
+) -> jax.Array:
+    """Triplet loss, L = max(d(a, p) − d(a, n) + margin, 0); the rule under `optax.losses`' name.
+
+    d(a, x) = (Σ (a − x)^k + ε)^(1/k), with k = norm_degree; no absolute value is taken, as in optax.
+
+    Backward: with S = Σ (a − x)^k + ε and d = S^(1/k), the bar of a − x is d̄ d (a − x)^(k−1)/S. 0
+    where the loss is 0, half at the kink.
+
+    Args:
+      anchors, positives, negatives: (..., features), which broadcast against each other; float16,
+        bfloat16, float32 or float64.
+      axis: the axis of the features, or several.
+      norm_degree: k, a number; an integer has no bar. The bar of a float one is nan where a − x < 0.
+      margin, eps: numbers, or arrays that broadcast against the loss; they have bars where they are float.
+
+    Returns:
+      One loss a row, of the inputs' dtype.
+
+    Raises:
+      RuleError: inputs are not float or do not broadcast; there is no such axis.
+
+    Source: Balntas et al., "Learning shallow convolutional feature descriptors with triplet losses", 2016.
+
+    >>> import jax.numpy as jnp
+    >>> from overbar import losses
+    >>> a, p, n = jnp.array([0.0, 0.0]), jnp.array([0.0, 1.0]), jnp.array([1.5, 0.0])
+    >>> print(f"{losses.triplet_margin_loss(a, p, n):.4f}")
+    0.5000
+    """
+    ap, an, (k, margin, eps), dtype = _triplet(anchors, positives, negatives, norm_degree, margin, eps, axis)
+    near, far = (_root(_power(x, k).sum(axis) + eps, k) for x in (ap, an))
+    return jnp.maximum(near - far + margin, 0).astype(dtype)
+
+
+def _triplet(
+    anchors: ArrayLike,
+    positives: ArrayLike,
+    negatives: ArrayLike,
+    norm_degree: ArrayLike,
+    margin: ArrayLike,
+    eps: ArrayLike,
+    axis: Any,
+) -> tuple[jax.Array, jax.Array, tuple[jax.Array, jax.Array, jax.Array], Any]:
+    """a − p and a − n, the numbers, and the dtype of the loss; refuses what does not fit."""
+    name = "losses.triplet_margin_loss"
+    arrays = {"anchors": anchors, "positives": positives, "negatives": negatives}
+    a, p, n = (jnp.asarray(v) for v in arrays.values())
+    for what, x in zip(arrays, (a, p, n), strict=True):
+        check_float(name, what, x)
+        check_axis(name, what, x, axis)
+    k, margin, eps = (jnp.asarray(v) for v in (norm_degree, margin, eps))
+    came = f"anchors {describe(a)}, positives {describe(p)}, negatives {describe(n)}"
+    if k.ndim or not a.ndim == p.ndim == n.ndim:
+        raise RuleError(
+            f"rule {name}: expected arrays of one rank and a number norm_degree, "
+            f"but came {came}, norm_degree {describe(k)}."
+        )
+    dtype = widest([a.dtype, p.dtype, n.dtype])
+    wide = computing(dtype)
+    a, p, n = (v.astype(wide) for v in (a, p, n))
+    try:
+        ap, an = a - p, a - n
+    except (TypeError, ValueError):
+        raise RuleError(f"rule {name}: expected arrays that broadcast, but came {came}.") from None
+    return ap, an, (k if not is_float(k) else k.astype(wide), margin.astype(wide), eps.astype(wide)), dtype
+
+
+def _power(x: jax.Array, k: jax.Array) -> jax.Array:
+    """x^k. By squaring where k is an integer, as jnp.power does it for a Python integer."""
+    if is_float(k):
+        return jnp.power(x, k)
+    size, result, square = jnp.abs(k), jnp.ones_like(x), x
+    for bit in range(4):
+        result = jnp.where((size >> bit) & 1 == 1, result * square, result)
+        square = square * square
+    result = jax.lax.cond(size < 16, lambda: result, lambda: jax.lax.pow(x, size.astype(x.dtype)))
+    return jnp.where(k < 0, 1 / result, result)
+
+
+def _root(x: jax.Array, k: jax.Array) -> jax.Array:
+    return jnp.power(x, 1 / k.astype(x.dtype))
+
+
+@triplet_margin_loss.forward
+def triplet_margin_loss_forward(
+    anchors: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    axis: int,
+    norm_degree: jax.Array,
+    margin: jax.Array,
+    eps: jax.Array,
+) -> tuple[jax.Array, dict[str, Any]]:
+    y = triplet_margin_loss.primal(anchors, positives, negatives, axis, norm_degree, margin, eps)
+    return y, {
+        "anchors": anchors,
+        "positives": positives,
+        "negatives": negatives,
+        "norm_degree": norm_degree,
+        "margin": margin,
+        "eps": eps,
+    }
+
+
+# Derivation for L = max(d⁺ − d⁻ + m, 0), d = S^(1/k), S = Σ x^k + ε, x = a − p or a − n.
+#   (1) L̇ = h (ḋ⁺ − ḋ⁻ + ṁ), h = 1 where the sum is positive, 0 where it is negative. At 0 any h in
+#       between is a subgradient: ½, as jax.grad takes it
+#   (2) Ṡ = Σ k x^(k−1) ẋ + k̇ Σ x^k log x + ε̇
+#   (3) ḋ = d/(k S) Ṡ − k̇ d log S/k², so x̄ = d̄ d x^(k−1)/S, ε̄ = d̄ d/(k S), k̄ as the table has it
+#   (4) a is used in both differences: ā = x̄⁺ + x̄⁻, p̄ = −x̄⁺, n̄ = −x̄⁻, with d̄⁺ = h L̄, d̄⁻ = −h L̄
+@triplet_margin_loss.backward
+def triplet_margin_loss_backward(residuals: Mapping[str, Any], y_bar: jax.Array, axis: int) -> dict[str, Any]:
+    ap, an, (k, margin, eps), _ = _triplet(**residuals, axis=axis)
+    wide = ap.dtype
+    axes = check_axis("losses", "anchors", ap, axis)
+    sums = [_power(x, k).sum(axis) + eps for x in (ap, an)]
+    near, far = (_root(s, k) for s in sums)
+    slack = near - far + margin
+    half = jnp.where(slack == 0, 0.5, 1.0).astype(wide)
+    h_bar = jnp.where(slack >= 0, half * y_bar.astype(wide), jnp.zeros((), wide))  # (1)
+    bars: dict[str, Any] = {}
+    spread, of_eps, of_k = [], [], []
+    for x, s, d, d_bar in ((ap, sums[0], near, h_bar), (an, sums[1], far, -h_bar)):
+        share = d_bar * d / s
+        spread.append(jnp.expand_dims(share, axes) * _power(x, k - 1))  # (3)
+        of_eps.append(share / k.astype(wide))
+        if is_float(k):
+            logs = jnp.where(x == 0, jnp.zeros((), wide), _power(x, k) * jnp.log(jnp.where(x == 0, 1.0, x)))
+            of_k.append(share / k * logs.sum(axis) - d_bar * d * jnp.log(s) / (k * k))
+    bars["positives"], bars["negatives"] = -spread[0], -spread[1]  # (4)
+    bars["anchors"] = spread[0] + spread[1]
+    bars |= {"margin": h_bar, "eps": of_eps[0] + of_eps[1]}
+    if of_k:
+        bars["norm_degree"] = jnp.sum(of_k[0] + of_k[1])
+    return {
+        n: summed_to(residuals[n].shape, bar).astype(residuals[n].dtype)
+        for n, bar in bars.items()
+        if is_float(residuals[n])
+    }
+
+
+@triplet_margin_loss.reference
+def triplet_margin_loss_reference(
+    anchors: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array,
+    axis: int,
+    norm_degree: jax.Array,
+    margin: jax.Array,
+    eps: jax.Array,
+) -> jax.Array:
+    def distance(x: jax.Array) -> jax.Array:
+        size, degree = jnp.abs(x), norm_degree.astype(x.dtype)
+        sign = jnp.where(x < 0, jnp.cos(jnp.pi * degree), 1.0)  # of a negative number to an integer power
+        powers = sign * jnp.exp(degree * jnp.log(jnp.where(size > 0, size, 1)))
+        return jnp.exp(jnp.log(jnp.where(size > 0, powers, 0).sum(axis) + eps.astype(x.dtype)) / degree)
+
+    slack = distance(anchors - positives) - distance(anchors - negatives)
+    slack = slack + margin.astype(slack.dtype)
+    return jnp.where(slack > 0, slack, 0)
+
+
+@triplet_margin_loss.samples
+def triplet_margin_loss_samples(key: jax.Array) -> Iterator[Sample]:
+    def make(*shape: int) -> tuple[jax.Array, ...]:
+        return tuple(jax.random.normal(k, shape) for k in jax.random.split(key, 3))
+
+    a, p, n = make(3, 4)
+    yield Sample("rows", make(5, 3), {"margin": 1.5})
+    yield Sample("first axis, one anchor", (a[:, :1], p, n), {"axis": 0, "eps": 1e-3})
+    ordered = (a, a - 1 - jnp.abs(p), a - 0.5 - jnp.abs(n))
+    yield Sample("cubes, a margin each", ordered, {"norm_degree": 3, "margin": jnp.array([0.5, 1.0, 2.0])})
+    yield Sample("a degree that has a bar", ordered, {"norm_degree": 2.5})
+    yield Sample("one feature, no rows", make(0, 1))
+    yield Sample("bench", make(4096, 256), tags=("bench",))
