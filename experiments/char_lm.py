@@ -27,7 +27,7 @@ import numpy as np
 
 import harness
 from harness import data
-from harness.standins import losses, nn
+from overbar import losses, nn
 
 WINDOWS = 2000  # of the tenth that is held back, at most; evenly spaced
 

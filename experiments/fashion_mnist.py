@@ -1,7 +1,8 @@
 """Fashion-MNIST: 60,000 pictures of clothes, 28 × 28 pixels, ten kinds; by an MLP or a CNN of rules alone.
 
     mlp    784 - 512 - 256 - 10, relu, dropout        at least 89 % of the 10,000 test pictures
-    cnn    3 × 3 convolution to 32 channels, max-pool, 3 × 3 to 64, max-pool, 128, 10; at least 92 %
+    cnn    3 × 3 convolution to 32 channels, max-pool, 3 × 3 to 64, max-pool, 128, 10, with dropout, half of
+           the pictures from the other side                at least 92 %
 
 The four files are Debian's package dataset-fashion-mnist (`apt install dataset-fashion-mnist`); `--data`
 takes any folder with such files, as MNIST's own.
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 
 import harness
 from harness import data
-from harness.standins import nn
+from overbar import nn
 
 FOLDER = "/usr/share/datasets/fashion-mnist"
 
@@ -36,6 +37,14 @@ def dense(key: jax.Array, name: str, inputs: int, outputs: int) -> Params:
 def thinned(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Dropout in training; x itself in an evaluation."""
     return x if key is None else nn.dropout(key, x, rate)
+
+
+def mirrored(x: Any, key: jax.Array | None) -> Any:
+    """Half of the pictures, in training, from the other side: a shoe is a shoe."""
+    if key is None:
+        return x
+    other = jax.random.bernoulli(key, shape=(len(x), 1, 1, 1))
+    return jnp.where(jnp.broadcast_to(other, x.shape), x[:, :, ::-1], x)
 
 
 class MLP:
@@ -66,9 +75,9 @@ class CNN:
 
     @staticmethod
     def predict(p: Params, x: Any, key: jax.Array | None = None) -> jax.Array:
-        one, two = (None, None) if key is None else jax.random.split(key)
-        h = nn.max_pool(nn.relu(nn.conv(x, p["k_1"], p["b_1"])), 2)
-        h = nn.max_pool(nn.relu(nn.conv(h, p["k_2"], p["b_2"])), 2)
+        one, two, side = (None,) * 3 if key is None else jax.random.split(key, 3)
+        h = nn.max_pool(nn.relu(nn.conv(mirrored(x, side), p["k_1"], p["b_1"])), 2, 2)
+        h = nn.max_pool(nn.relu(nn.conv(h, p["k_2"], p["b_2"])), 2, 2)
         h = thinned(h.reshape(len(h), -1), 0.25, one)
         h = nn.relu(nn.linear(h, p["w_3"], p["b_3"]))
         return nn.linear(thinned(h, 0.5, two), p["w_out"], p["b_out"])

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 import harness
 from harness import data
-from harness.standins import nn
+from overbar import nn
 
 POINTS, CLASSES = 40, 10
 
@@ -66,9 +66,9 @@ class CNN:
     def init(key: jax.Array, channels: int = 25) -> Params:
         one, two, three, out = jax.random.split(key, 4)
         p = {
-            "k_1": harness.weights(one, 5, 1, channels, gain=2**0.5),
-            "k_2": harness.weights(two, 3, channels, channels, gain=2**0.5),
-            "k_3": harness.weights(three, 3, channels, channels, gain=2**0.5),
+            "k_1": harness.weights(one, 5, 1, channels, gain=0.6),
+            "k_2": harness.weights(two, 3, channels, channels, gain=0.6),
+            "k_3": harness.weights(three, 3, channels, channels, gain=0.6),
         }
         biases = {f"b_{number}": jnp.zeros(channels) for number in (1, 2, 3)}
         return p | biases | dense(out, "out", 5 * channels, CLASSES)

@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 
 import harness
 from harness import data
-from harness.standins import nn
+from overbar import nn
 
 Params = dict[str, jax.Array]
 

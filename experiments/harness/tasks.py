@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from harness.data import Set
-from harness.standins import losses
+from overbar import losses
 
 Params = Any  # a pytree of arrays
 Batch = Any  # a pytree of arrays, each with an entry an example

@@ -8,7 +8,6 @@ from jax.nn import get_scaled_dot_general_config, initializers, one_hot, scaled_
 from overbar.nn.activations import (
     log1mexp,
     log_sigmoid,
-    relu,
     sigmoid,
     soft_sign,
     softplus,

@@ -228,7 +228,9 @@ def hard_sigmoid(x: ArrayLike) -> jax.Array:
 #   (2) y' = 0 for x ≤ −3, (2x + 3)/6 between, 1 for x ≥ 3: at the kinks as h' = 0 there has it
 @elementwise(
     derivative=lambda y_bar, x: jnp.where(
-        x >= 3, y_bar, jnp.where(x <= -3, 0.0, y_bar * ((2 * x + 3) / 6))  # (2)
+        x >= 3,
+        y_bar,
+        jnp.where(x <= -3, 0.0, y_bar * ((2 * x + 3) / 6)),  # (2)
     ),
     equation="x̄ = ȳ (2x + 3)/6 where |x| < 3, ȳ above, 0 below",
     reference=lambda x: x * jnp.clip(x / 6 + 0.5, 0, 1),
@@ -438,5 +440,3 @@ def _sloped_samples(key: jax.Array) -> Iterator[Sample]:
     yield Sample("empty", (x(0, 2),))
     yield Sample("saturated", (jnp.linspace(-14.0, 14.0, 29) + 0.25,))
     yield Sample("bench", (jax.random.normal(key, (1024, 1024)),), tags=("bench",))
-
-
