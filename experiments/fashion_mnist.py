@@ -100,11 +100,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = harness.training_parser(
         "fashion_mnist",
         __doc__,
-        steps=4700,
+        steps=9400,
         batch=128,
         learning_rate=1e-3,
         schedule="cosine",
-        evaluate_every=470,
+        evaluate_every=940,
     )
     parser.add_argument("--model", choices=MODELS, default="cnn", help="(default: cnn)")
     parser.add_argument(

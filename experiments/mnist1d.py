@@ -121,7 +121,14 @@ def task(args: argparse.Namespace) -> harness.Task:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = harness.training_parser(
-        "mnist1d", __doc__, steps=6000, batch=100, learning_rate=0.01, schedule="cosine", evaluate_every=100
+        "mnist1d",
+        __doc__,
+        steps=12000,
+        batch=100,
+        learning_rate=0.015,
+        optimizer="adamw:weight_decay=0.15",
+        schedule="cosine",
+        evaluate_every=200,
     )
     parser.add_argument("--model", choices=MODELS, default="cnn", help="(default: cnn)")
     parser.add_argument(
