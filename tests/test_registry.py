@@ -89,9 +89,9 @@ def test_is_its_reference(rule, sample):
     ("rule", "x", "slope"), [(rule, x, slope) for rule in RULES for x, slope in rule.kinks.items()]
 )
 def test_bar_at_a_kink_is_the_documented_one(rule, x, slope):
-    for sign in (1.0, -1.0):  # also at −0
-        np.testing.assert_array_equal(jax.grad(rule)(sign * x), slope)
-        np.testing.assert_array_equal(jax.vjp(rule, sign * x)[1](jnp.float32(3.0))[0], 3 * slope)
+    for at in (x,) if x else (0.0, -0.0):
+        np.testing.assert_allclose(jax.grad(rule)(at), slope, rtol=1e-7)
+        np.testing.assert_allclose(jax.vjp(rule, at)[1](jnp.float32(3.0))[0], 3 * slope, rtol=2e-7)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)

@@ -7,8 +7,9 @@ that is off by half a ULP is off by 40.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -59,34 +60,77 @@ class Tail(NamedTuple):
         product = jnp.where(self.far, self.first * y_bar, y_bar) * slope
         return jnp.where(self.far, self.last * product, product)
 
-    def reflected(self, x: jax.Array, y_bar: jax.Array, slope: jax.Array) -> jax.Array:
-        """ȳ f′(x) from slope = f′(−|x|), for f with f(x) − f(−x) = x, and so f′(x) + f′(−x) = 1."""
-        return jnp.where(x < 0, self.times(y_bar, slope), y_bar * (1 - jnp.where(self.far, 0.0, slope)))
 
-
-# (T, the shift beyond it): e^−T is the last normal power, and the shift is 10 and a little, so that the
-# rounded constants' product is e^−(T + shift) to a thousandth of an ULP.
-_SINGLE_END = (87.0, 10.5322265625)
-_DOUBLE_END = (708.0, 10.7880859375)
+# (T, shift, first, last): e^−T is the last normal power; first, a power of 2 a little over it, and last
+# multiply to e^−(T + shift), and the shift is such that last is the float it is rounded to, to a
+# thousandth of an ULP. The room between is for slopes that are polynomial in size.
+_SINGLE = (87.0, 10.9287109375, 2.0**-115, 1.2261700987892254e-08)
+_DOUBLE = (708.0, 10.232421875, 2.0**-1011, 2.6118490402777282e-08)
 
 
 def tail(size: jax.Array, low: jax.Array | float = 0.0) -> Tail:
     """e^−(size + low) in factors that the bar is multiplied by one after the other.
 
-    Far out (size > T) it is first · q · last with constants first = 2¹¹ e^−T and last = 2⁻¹¹ e^−shift.
-    The power of 2 leaves room for a slope that is polynomial in size beside q = e^(T + shift − size),
-    an exponent that is exact.
+    Far out (size > T) it is first · q · last with two constants and q = e^(T + shift − size), an
+    exponent that is exact.
 
     Args:
       size: the exponent; where it is negative e^−size is the plain one.
       low: what size lacks after rounding, at most an ULP of it.
     """
-    end, shift = _SINGLE_END if is_single(size) else _DOUBLE_END
+    end, shift, first, last = _SINGLE if is_single(size) else _DOUBLE
     far = size > end
     q = once(jnp.exp(jnp.where(far, (end + shift) - size, -size)))
     if not isinstance(low, float):
         q = q - q * low
-    return Tail(q, far, 2.0**11 * math.exp(-end), 2.0**-11 * math.exp(-shift))
+    return Tail(q, far, first, last)
+
+
+class Decay(NamedTuple):
+    """The slope f′ of a function, by F(s) = e^−size(s) rest(s) for s = |x|.
+
+    f′(x) is F(s) for x < 0. For x > 0 it is F(s) too, or, where complement is true, 1 − F(s): so it is
+    where f(x) − f(−x) = x.
+
+    Attributes:
+      exponent: s -> (size, ...), with what else rest can use of it.
+      rest: (s, e^−size, whether x < 0, size, ...) -> the other factor.
+    """
+
+    exponent: Callable[..., tuple[jax.Array, ...]]
+    rest: Callable[..., jax.Array]
+    complement: bool
+
+
+def _value(f: Decay, y_bar: jax.Array, x: jax.Array) -> jax.Array:
+    s, left = clipped_size(x), x < 0
+    parts = f.exponent(s)
+    e = tail(parts[0])
+    slope = e.q * f.rest(s, e.small, left, *parts)
+    bar = e.times(y_bar, slope)
+    return jnp.where(left, bar, y_bar * (1 - jnp.where(e.far, 0.0, slope))) if f.complement else bar
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def times_slope(f: Decay, y_bar: jax.Array, x: jax.Array) -> jax.Array:
+    """ȳ f′(x), without underflow before the last product."""
+    return _value(f, y_bar, x)
+
+
+@times_slope.defjvp
+def _times_slope_jvp(
+    f: Decay, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """F′ = e^−size (rest′ − size′ rest), in F's order of products; JAX would start with the constants."""
+    (y_bar, x), (y_bar_dot, x_dot) = primals, tangents
+    s, left = clipped_size(x), x < 0
+    parts, rates = jax.jvp(f.exponent, (s,), (jnp.ones_like(s),))
+    e = tail(parts[0])
+    variables, speeds = (s, e.small, *parts), (jnp.ones_like(s), -rates[0] * e.small, *rates)
+    rest, rate = jax.jvp(lambda s, small, *parts: f.rest(s, small, left, *parts), variables, speeds)
+    bend = e.times(y_bar, e.q * (rate - rates[0] * rest))
+    bend = -bend if f.complement else jnp.where(left, -bend, bend)
+    return times_slope(f, y_bar, x), _value(f, y_bar_dot, x) + bend * x_dot
 
 
 def once(value: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 
 from overbar._contract import RuleError
 from overbar.elementwise import elementwise
-from overbar.nn._tails import check_real, exp_series, is_single, once, size_of, tail
+from overbar.nn._tails import Decay, check_real, exp_series, is_single, once, size_of, tail, times_slope
 from overbar.rule import Sample
 
 Accuracy = jax.lax.AccuracyMode | jax.lax.Tolerance | None
@@ -35,15 +35,12 @@ def _check_accuracy(name: str, x: ArrayLike, accuracy: Any) -> None:
         )
 
 
-def _times_logistic_slope(y_bar: jax.Array, x: jax.Array, scale: float = 1.0) -> jax.Array:
-    """ȳ σ'(x) · scale, without cancellation and without underflow before the last product.
-
-    σ'(x) = σ(x) σ(−x) is even in x. With q = e^−|x| it is
-        1/(1+q) · q/(1+q) = q/(1 + 2q + q²) = q/(1 + q(2 + q)),
-    a sum of positive terms: nothing cancels. Far out the denominator is 1.
-    """
-    e = tail(size_of(x))
-    return e.times(y_bar, scale * e.q / (1 + e.small * (2 + e.small)))
+# σ'(x) = σ(x) σ(−x) is even in x. With q = e^−|x| it is 1/(1+q) · q/(1+q) = q/(1 + 2q + q²), a sum of
+# positive terms: nothing cancels. And σ(−|x|) = q/(1 + q).
+_LOGISTIC_SLOPE = Decay(
+    exponent=lambda s: (s,), rest=lambda s, q, left, size: 1 / (1 + q * (2 + q)), complement=False
+)
+_LOGISTIC = Decay(exponent=lambda s: (s,), rest=lambda s, q, left, size: once(1 / (1 + q)), complement=True)
 
 
 # Derivation of z̄ for y = σ(z) = 1/(1 + e^−z).
@@ -54,7 +51,7 @@ def _times_logistic_slope(y_bar: jax.Array, x: jax.Array, scale: float = 1.0) ->
 @elementwise(
     derivative=lambda y: y * (1 - y),  # (3)
     equation="x̄ = ȳ y (1 − y)",
-    accurate=lambda y_bar, x: _times_logistic_slope(y_bar, x),  # (4)
+    accurate=lambda y_bar, x: times_slope(_LOGISTIC_SLOPE, y_bar, x),  # (4)
     reference=lambda x, *, accuracy: 0.5 * (1 + jnp.tanh(0.5 * x)),
 )
 def sigmoid(x: ArrayLike, *, accuracy: Accuracy = None) -> jax.Array:
@@ -102,6 +99,11 @@ def _times_tanh_slope(y_bar: jax.Array, y: jax.Array) -> jax.Array:
     return part + part * y
 
 
+_TANH_SLOPE = Decay(
+    exponent=lambda s: (2 * s,), rest=lambda s, q, left, size: 4 / (1 + q * (2 + q)), complement=False
+)
+
+
 # Derivation of z̄ for y = tanh(z).
 #   (1) z̄ = ȳ tanh'(z), as for sigmoid
 #   (2) tanh' = sech² = 1 − tanh² = (1 + y)(1 − y): factored, since y² rounds before 1 − y² cancels
@@ -109,7 +111,7 @@ def _times_tanh_slope(y_bar: jax.Array, y: jax.Array) -> jax.Array:
 @elementwise(
     derivative=_times_tanh_slope,  # (2)
     equation="x̄ = ȳ (1 + y) (1 − y)",
-    accurate=lambda y_bar, x: _times_logistic_slope(y_bar, 2 * x, scale=4.0),  # (3)
+    accurate=lambda y_bar, x: times_slope(_TANH_SLOPE, y_bar, x),  # (3)
     reference=lambda x, *, accuracy: 1 - 2 / (jnp.exp(2 * x) + 1),
 )
 def tanh(x: ArrayLike, /, *, accuracy: Accuracy = None) -> jax.Array:
@@ -140,19 +142,13 @@ def tanh(x: ArrayLike, /, *, accuracy: Accuracy = None) -> jax.Array:
     return jax.lax.tanh(x, accuracy=accuracy)
 
 
-def _times_logistic(y_bar: jax.Array, x: jax.Array) -> jax.Array:
-    """ȳ σ(x), without underflow before the last product: σ(−|x|) = q/(1 + q) with q = e^−|x|."""
-    e = tail(size_of(x))
-    return e.reflected(x, y_bar, once(e.q / (1 + e.small)))
-
-
 # Derivation of x̄ for y = log(1 + e^x).
 #   (1) x̄ = ȳ softplus'(x)
 #   (2) softplus'(x) = e^x/(1 + e^x) = σ(x)
 # The input is kept. σ(x) = 1 − e^−y would do with the output, but y has been rounded, which in half
 # precision is already the one ULP that the bar may have.
 @elementwise(
-    derivative=_times_logistic,  # (2)
+    derivative=lambda y_bar, x: times_slope(_LOGISTIC, y_bar, x),  # (2)
     equation="x̄ = ȳ σ(x)",
     reference=lambda x: jnp.where(x > 0, x, jnp.zeros_like(x)) + jnp.log1p(jnp.exp(-jnp.abs(x))),
 )
@@ -186,7 +182,7 @@ def softplus(x: ArrayLike) -> jax.Array:
 #   (1) x̄ = ȳ softplus'(−x), the two signs cancel
 #   (2) softplus' = σ, so x̄ = ȳ σ(−x)
 @elementwise(
-    derivative=lambda y_bar, x: _times_logistic(y_bar, -x),  # (2)
+    derivative=lambda y_bar, x: times_slope(_LOGISTIC, y_bar, -x),  # (2)
     equation="x̄ = ȳ σ(−x)",
     reference=lambda x: jnp.minimum(x, 0) - jnp.log1p(jnp.exp(-jnp.abs(x))),
 )
@@ -218,10 +214,8 @@ def log_sigmoid(x: ArrayLike) -> jax.Array:
 def _times_soft_sign_slope(y_bar: jax.Array, x: jax.Array) -> jax.Array:
     """ȳ/(1 + |x|)², in two factors, since the square overflows; 4 keeps the second one normal."""
     s = size_of(x)
-    large = s > 1
-    root = once(jnp.where(large, 4.0, 1.0) / (1 + s))
-    bar = y_bar * root * root
-    return jnp.where(large, bar / 16, bar)
+    scale = jnp.where(s > 1, 4.0, 1.0)
+    return (y_bar / (1 + s)) * (scale / (1 + s)) / scale
 
 
 # Derivation of x̄ for y = x/(1 + |x|).
@@ -324,26 +318,39 @@ def sparse_plus(x: ArrayLike) -> jax.Array:
     return jax.nn.sparse_plus(x)
 
 
-def _root(x: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(|x|, √(x² + b), whether b no longer counts in it, so that the square is not taken), all finite."""
-    s = jnp.minimum(size_of(x), float(jnp.finfo(x.dtype).max))
-    large = s > (2.0**60 if is_single(x) else 2.0**500)
-    return s, jnp.where(large, s, jnp.sqrt(jnp.square(jnp.where(large, 0.0, s)) + b)), large
+def _root(x: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """(|x|, √(x² + b)) as far as b counts in it; and |x| from there on, and whether it is there."""
+    s, end = size_of(x), 2.0**60 if is_single(x) else 2.0**500
+    near = jnp.minimum(s, end)
+    return near, jnp.sqrt(jnp.square(near) + b), jnp.maximum(s, end), s > end
 
 
+@jax.custom_jvp
 def _times_squareplus_slope(y_bar: jax.Array, x: jax.Array, b: jax.Array) -> jax.Array:
-    s, root, large = _root(x, b)
-    small_s, large_s = jnp.where(large, 0.0, s), jnp.where(large, s, 1.0)
-    slope = 0.5 * b / (b + small_s * (small_s + root))  # (4)
-    left = jnp.where(large, 0.25 * ((y_bar / large_s) * (b / large_s)), y_bar * slope)
-    near = jnp.square(small_s) < b
-    right = jnp.where(near, 0.5 + 0.5 * jnp.where(near, s, 0.0) / root, 1 - jnp.where(large, 0.0, slope))
-    return jnp.where(x < 0, left, y_bar * right)
+    near, root, far, beyond = _root(x, b)
+    left = x < 0
+    numerator = jnp.where(left, 0.5 * b, 0.5 * (near + root))
+    slope = numerator / jnp.where(left, b + near * (near + root), root)  # (4), (3)
+    return jnp.where(left & beyond, 0.25 * ((y_bar / far) * (b / far)), y_bar * slope)
+
+
+@_times_squareplus_slope.defjvp
+def _times_squareplus_slope_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
+    """ȳ˙ f′ + ȳ (½ b ẋ/r³ − ¼ x ḃ/r³); JAX's own slope of x/r, 1/r − x²/r³, would cancel."""
+    (y_bar, x, b), (y_bar_dot, x_dot, b_dot) = primals, tangents
+    near, root, _, _ = _root(x, b)
+    square = jnp.square(root)
+    by_x, by_b = 0.5 * (b / root) / square, -0.25 * jnp.sign(x) * (near / root) / square
+    bar, bar_dot = (_times_squareplus_slope(v, x, b) for v in (y_bar, y_bar_dot))
+    return bar, bar_dot + y_bar * (by_x * x_dot + by_b * b_dot)
 
 
 def _times_squareplus_slope_by_b(y_bar: jax.Array, x: jax.Array, b: jax.Array) -> jax.Array:
     """¼ ȳ/r, the 4 where it carries nothing over the top."""
-    _, root, _ = _root(x, b)
+    _, root, far, beyond = _root(x, b)
+    root = jnp.where(beyond, far, root)
     above = root > 1
     bar = y_bar / jnp.where(above, root, 4 * root)
     return jnp.where(above, 0.25 * bar, bar)
@@ -352,9 +359,9 @@ def _times_squareplus_slope_by_b(y_bar: jax.Array, x: jax.Array, b: jax.Array) -
 # Derivation for y = ½ (x + r), r = √(x² + b).
 #   (1) ṙ = (x ẋ + ½ ḃ)/r
 #   (2) x̄ = ½ ȳ (1 + x/r), b̄ = ¼ ȳ/r
-#   (3) for x = −s < 0 that cancels, but ½ (1 − s/r) = ½ (r − s)/r = ½ b/((r + s) r)
-#   (4) (r + s) r = s² + b + s r = b + s (s + r), and far out b/(4 s²)
-#   (5) for x > 0 it is 1 minus that: so written out there, since 1/r − s²/r³, the slope of s/r, cancels
+#   (3) for x > 0 that is ½ (r + s)/r with s = |x|; for x < 0 it cancels, but
+#       ½ (1 − s/r) = ½ (r − s)/r = ½ b/((r + s) r)
+#   (4) (r + s) r = s² + b + s r = b + s (s + r), and far out x̄ = ¼ ȳ b/s²
 @elementwise(
     {"x": _times_squareplus_slope, "b": _times_squareplus_slope_by_b},  # (2)
     {"x": "x̄ = ½ ȳ (1 + x/√(x² + b))", "b": "b̄ = Σ ¼ ȳ/√(x² + b)"},

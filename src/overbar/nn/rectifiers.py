@@ -230,7 +230,7 @@ def hard_sigmoid(x: ArrayLike) -> jax.Array:
     derivative=lambda y_bar, x: jnp.where(
         x >= 3,
         y_bar,
-        jnp.where(x <= -3, 0.0, y_bar * ((2 * x + 3) / 6)),  # (2)
+        jnp.where(x <= -3, 0.0, y_bar * ((2 * jnp.clip(x, -3, 3) + 3) / 6)),  # (2)
     ),
     equation="x̄ = ȳ (2x + 3)/6 where |x| < 3, ȳ above, 0 below",
     reference=lambda x: x * jnp.clip(x / 6 + 0.5, 0, 1),
@@ -334,14 +334,17 @@ def _times_celu_slope(y_bar: jax.Array, x: jax.Array, alpha: jax.Array) -> jax.A
 
 
 def _times_celu_slope_by_alpha(y_bar: jax.Array, x: jax.Array, alpha: jax.Array) -> jax.Array:
-    """−ȳ (1 − (1 + s) e^−s), for small s by a series of positive terms: −ȳ e^−s (s²/2! + s³/3! + ...)."""
+    """−ȳ (1 − (1 + s) e^−s), for small s by a series of positive terms: −ȳ e^−s (s²/2! + s³/3! + ...).
+
+    What s lacks goes to where it does not round: its share in both is e^−s s.
+    """
     s, low = _celu_exponent(x, alpha)
-    q = tail(s, low).small
+    q = tail(s).small
     near = jnp.abs(s) < 2.5
     z = jnp.where(near, s, 0.0)
-    least, most = jnp.minimum(z, 1), jnp.maximum(z, 1)  # z = least · most, and least may vanish
-    series = y_bar * least * least * (most * most * q * exp_series(z, 2, 2.5))
-    return -jnp.where(near, series, y_bar * (1 - (1 + s) * q))
+    least, most = jnp.minimum(z, 1), jnp.maximum(z, 1)  # z = least · most
+    series = y_bar * least * (most * q * (z * exp_series(z, 2, 2.5) + low))
+    return -jnp.where(near, series, y_bar * (1 - ((1 + s) - s * low) * q))
 
 
 # Derivation for y = x (x > 0), α (e^u − 1) with u = x/α (x ≤ 0).
