@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from overbar.nn._wide import axes_of, cast, wide
-from overbar.nn.normalization import _channel_sample, _check, _others, _pulled, _scaled, _spread, _statistics
+from overbar.nn._wide import axes_of, cast, size_of, wide
+from overbar.nn.normalization import _channel_sample, _check, _others, _scaled, _spread, _statistics
 from overbar.rule import Sample, rule
 
 Residuals = Mapping[str, Any]
@@ -74,7 +74,7 @@ def batch_norm(
 
 @batch_norm.forward
 def batch_norm_forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, axis: int, eps: float
+    x: jax.Array, scale: Any, bias: Any, axis: int, eps: float
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], Kept]:
     channels = axes_of("nn.batch_norm", x, axis)
     mean, variance, r = _statistics(wide(x), _others(x, channels), eps)
@@ -83,8 +83,8 @@ def batch_norm_forward(
     return (cast(y, x.dtype), mean.reshape(scale.shape), variance.reshape(scale.shape)), kept
 
 
-# Derivation, beside that of layer_norm, whose steps (3) and (4) are taken with the channels for rows:
-#   (6) ṁ = ⟨ẋ⟩ and v̇ = 2⟨(x − μ) ẋ⟩, so m̄ and v̄ add (m̄ + 2 (x − μ) v̄)/N to x̄
+# Derivation, beside that of layer_norm, whose steps (3), (4) and (6) are taken with the channels for rows:
+#   (7) ṁ = ⟨ẋ⟩ and v̇ = 2⟨(x − μ) ẋ⟩, so m̄ and v̄ add (m̄ + 2 (x − μ) v̄)/N to x̄
 @batch_norm.backward
 def batch_norm_backward(residuals: Residuals, y_bar: Any, axis: int) -> dict[str, jax.Array]:
     x, mean, r, scale = (residuals[n] for n in ("x", "mean", "r", "scale"))
@@ -94,13 +94,14 @@ def batch_norm_backward(residuals: Residuals, y_bar: Any, axis: int) -> dict[str
     g = wide(y_bar)
     deviation = wide(x) - mean
     n = deviation * r
-    x_bar = _pulled(_scaled(g, _spread(scale, x, channels), None), n, r, others)  # (3)
-    number = math.prod(x.shape[i] for i in others) or 1
-    x_bar = x_bar + (mean_bar.reshape(mean.shape) + 2 * deviation * variance_bar.reshape(mean.shape)) / number
+    bias_bar, scale_bar = (jnp.sum(v, axis=others, keepdims=True) for v in (g, g * n))  # (4)
+    number = size_of(x, others) or 1
+    x_bar = _spread(scale, x, channels) * r * (g - (bias_bar + n * scale_bar) / number)  # (3), (6)
+    given = mean_bar.reshape(mean.shape) + 2 * deviation * variance_bar.reshape(mean.shape)
     return {
-        "x": cast(x_bar, x.dtype),  # (6)
-        "scale": cast(jnp.sum(g * n, axis=others), x.dtype),  # (4)
-        "bias": cast(jnp.sum(g, axis=others), x.dtype),
+        "x": cast(x_bar + given / number, x.dtype),  # (7)
+        "scale": cast(scale_bar.reshape(scale.shape), x.dtype),
+        "bias": cast(bias_bar.reshape(scale.shape), x.dtype),
     }
 
 
@@ -108,11 +109,12 @@ def batch_norm_backward(residuals: Residuals, y_bar: Any, axis: int) -> dict[str
 def batch_norm_reference(
     x: jax.Array, scale: jax.Array, bias: jax.Array, axis: int, eps: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    rows = jnp.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
+    moved = jnp.moveaxis(x, axis, 0)
+    rows = moved.reshape(x.shape[axis], math.prod(moved.shape[1:]))
     mean = rows.mean(axis=1)
     variance = (rows**2).mean(axis=1) - mean**2
     y = (rows - mean[:, None]) / jnp.sqrt(variance + eps)[:, None] * scale[:, None] + bias[:, None]
-    return jnp.moveaxis(y.reshape(jnp.moveaxis(x, axis, 0).shape), 0, axis), mean, variance
+    return jnp.moveaxis(y.reshape(moved.shape), 0, axis), mean, variance
 
 
 @batch_norm.samples
@@ -193,8 +195,8 @@ def batch_norm_inference(
 @batch_norm_inference.forward
 def batch_norm_inference_forward(
     x: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
+    scale: Any,
+    bias: Any,
     mean: jax.Array,
     variance: jax.Array,
     axis: int,

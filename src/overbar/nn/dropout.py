@@ -54,7 +54,8 @@ def _check_key(key: Any) -> None:
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if key.shape != () if typed else (key.ndim != 1 or key.dtype != jnp.uint32):
         raise RuleError(
-            f"rule nn.dropout: key must be one PRNG key, but came {describe(key)}. Call dropout(key, x, rate)."
+            f"rule nn.dropout: key must be one PRNG key, but came {describe(key)}; "
+            "call it as dropout(key, x, rate)."
         )
 
 
@@ -83,14 +84,14 @@ def dropout_backward(residuals: Mapping[str, Any], y_bar: jax.Array, rate: float
 def dropout_reference(key: Any, x: jax.Array, rate: float) -> jax.Array:
     if rate in (0, 1):
         return x * (1 - rate)
-    keep = jax.random.uniform(key, x.shape, x.dtype if x.dtype == jnp.float64 else jnp.float32) < 1 - rate
+    keep = jax.random.uniform(key, x.shape) < 1 - rate
     return x * keep.astype(x.dtype) / (1 - rate)
 
 
 @dropout.samples
 def dropout_samples(key: jax.Array) -> Iterator[Sample]:
     def make(name: str, rate: float, *shape: int, tags: Any = ()) -> Sample:
-        return Sample(name, (key, jax.random.normal(key, shape)), {"rate": rate}, tags)
+        return Sample(name, (jax.random.key_data(key), jax.random.normal(key, shape)), {"rate": rate}, tags)
 
     yield make("rows", 0.5, 4, 5)
     yield make("scalar", 0.25)

@@ -80,7 +80,7 @@ def embedding_backward(residuals: Mapping[str, Any], y_bar: jax.Array) -> dict[s
 @embedding.reference
 def embedding_reference(table: jax.Array, ids: jax.Array) -> jax.Array:
     rows = table.shape[0]
-    flat = jnp.where(ids < 0, ids + rows, ids).reshape(-1, 1) == jnp.arange(rows, dtype=ids.dtype)
+    flat = jnp.where(ids < 0, ids + rows, ids).reshape(ids.size, 1) == jnp.arange(rows, dtype=ids.dtype)[None]
     y = jnp.tensordot(flat.astype(table.dtype), table, axes=1)
     return y.reshape(*ids.shape, *table.shape[1:])
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from overbar._contract import RuleError, describe
-from overbar.nn._wide import Axis, axes_of, cast, check_real, wide
+from overbar.nn._wide import Axis, axes_of, cast, check_real, size_of, wide
 from overbar.rule import Sample, rule
 
 Residuals = Mapping[str, Any]
@@ -23,7 +23,7 @@ Kept = dict[str, Any]
 Axes = tuple[int, ...]
 
 
-def _spread(parameter: jax.Array | None, x: jax.Array, axes: Axes) -> jax.Array | None:
+def _spread(parameter: Any, x: jax.Array, axes: Axes) -> Any:
     """A parameter of the shape of these axes, in the dtype that is computed in, to be multiplied with x."""
     if parameter is None:
         return None
@@ -39,7 +39,8 @@ def _check(name: str, x: jax.Array, shape: Axes, **parameters: Any) -> None:
     for n, p in parameters.items():
         if p is not None and jnp.shape(p) != shape:
             raise RuleError(
-                f"rule {name}: expected {n} of shape {shape} for x {describe(x)}, but came {describe(jnp.asarray(p))}."
+                f"rule {name}: expected {n} of shape {shape} for x {describe(x)}, "
+                f"but came {describe(jnp.asarray(p))}."
             )
 
 
@@ -61,10 +62,11 @@ def _scaled(n: jax.Array, scale: jax.Array | None, bias: jax.Array | None) -> ja
 #   (3) Σ n̄ ṅ = r Σ ẋ (n̄ − ⟨n̄⟩ − n ⟨n̄ n⟩): two means of the bar, whatever x is
 #   (4) for y = n γ + β:  n̄ = ȳ γ, γ̄ = Σ ȳ n, β̄ = Σ ȳ, over the entries that share γ and β
 #   (5) without μ (rms_norm) its terms go: x̄ = r (n̄ − n ⟨n̄ n⟩)
-def _pulled(n_bar: jax.Array, n: jax.Array, r: jax.Array, axes: Axes, *, centered: bool = True) -> jax.Array:
-    """x̄ of (3), or of (5)."""
-    rest = n_bar - n * jnp.mean(n_bar * n, axis=axes, keepdims=True)
-    return r * (rest - jnp.mean(n_bar, axis=axes, keepdims=True) if centered else rest)
+#   (6) where n̄ and n̄ n are summed over whole channels anyway, for β̄ and γ̄, the means are sums of those sums
+def _pulled(n_bar: jax.Array, n: jax.Array, r: jax.Array, axes: Axes) -> jax.Array:
+    """x̄ of (3)."""
+    mean = jnp.mean(n_bar, axis=axes, keepdims=True)
+    return r * (n_bar - mean - n * jnp.mean(n_bar * n, axis=axes, keepdims=True))
 
 
 # ---------------------------------------------------------------------- layer_norm
@@ -124,9 +126,7 @@ def layer_norm(
 
 
 @layer_norm.forward
-def layer_norm_forward(
-    x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, axis: Axis, eps: float
-) -> tuple[jax.Array, Kept]:
+def layer_norm_forward(x: jax.Array, scale: Any, bias: Any, axis: Axis, eps: float) -> tuple[jax.Array, Kept]:
     axes = axes_of("nn.layer_norm", x, axis)
     mean, _, r = _statistics(wide(x), axes, eps)
     y = _scaled((wide(x) - mean) * r, _spread(scale, x, axes), _spread(bias, x, axes))
@@ -224,7 +224,7 @@ def rms_norm(
 
 
 @rms_norm.forward
-def rms_norm_forward(x: jax.Array, scale: jax.Array | None, axis: Axis, eps: float) -> tuple[jax.Array, Kept]:
+def rms_norm_forward(x: jax.Array, scale: Any, axis: Axis, eps: float) -> tuple[jax.Array, Kept]:
     axes = axes_of("nn.rms_norm", x, axis)
     r = jax.lax.rsqrt(jnp.mean(jnp.square(wide(x)), axis=axes, keepdims=True) + eps)
     y = _scaled(wide(x) * r, _spread(scale, x, axes), None)
@@ -238,7 +238,7 @@ def rms_norm_backward(residuals: Residuals, y_bar: jax.Array, axis: Axis) -> dic
     n = wide(x) * r
     n_bar = _scaled(g, _spread(residuals["scale"], x, axes), None)
     return {
-        "x": cast(_pulled(n_bar, n, r, axes, centered=False), x.dtype),  # (5)
+        "x": cast(r * (n_bar - n * jnp.mean(n_bar * n, axis=axes, keepdims=True)), x.dtype),  # (5)
         "scale": cast(jnp.sum(g * n, axis=_others(x, axes)), x.dtype),  # (4)
     }
 
@@ -333,7 +333,7 @@ def _grouped(x: jax.Array, groups: int) -> tuple[jax.Array, Axes, Axes]:
 
 @group_norm.forward
 def group_norm_forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, eps: float
+    x: jax.Array, scale: Any, bias: Any, groups: int, eps: float
 ) -> tuple[jax.Array, Kept]:
     split, channels, axes = _grouped(x, groups)
     mean, _, r = _statistics(wide(split), axes, eps)
@@ -345,14 +345,16 @@ def group_norm_forward(
 def group_norm_backward(residuals: Residuals, y_bar: jax.Array, groups: int) -> dict[str, jax.Array]:
     x, r, scale = residuals["x"], residuals["r"], residuals["scale"]
     split, channels, axes = _grouped(x, groups)
+    gamma, size = _spread(scale, split, channels), size_of(split, axes) or 1
     g = wide(y_bar).reshape(split.shape)
     n = (wide(split) - residuals["mean"]) * r
-    n_bar = _scaled(g, _spread(scale, split, channels), None)
-    others = _others(split, channels)
+    # Over space, one number a channel of an example: all four sums come from these two. (6)
+    sum_g, sum_gn = (jnp.sum(v, axis=axes[:-1], keepdims=True) for v in (g, g * n))
+    mean, mean_n = (jnp.sum(v * gamma, axis=axes[-1], keepdims=True) / size for v in (sum_g, sum_gn))
     return {
-        "x": cast(_pulled(n_bar, n, r, axes).reshape(x.shape), x.dtype),  # (3)
-        "scale": cast(jnp.sum(g * n, axis=others).reshape(scale.shape), x.dtype),  # (4)
-        "bias": cast(jnp.sum(g, axis=others).reshape(scale.shape), x.dtype),
+        "x": cast((r * (g * gamma - mean - n * mean_n)).reshape(x.shape), x.dtype),  # (3)
+        "scale": cast(jnp.sum(sum_gn, axis=0).reshape(scale.shape), x.dtype),  # (4)
+        "bias": cast(jnp.sum(sum_g, axis=0).reshape(scale.shape), x.dtype),
     }
 
 
