@@ -83,6 +83,11 @@ def linear(torch: Any, sample: Sample) -> Forward:
     return lambda x, w, b=None: torch.nn.functional.linear(x, w.T, b)
 
 
+def bilinear(torch: Any, sample: Sample) -> Forward:
+    function: Forward = torch.nn.functional.bilinear
+    return function
+
+
 def softmax(name: str, torch: Any, sample: Sample) -> Forward:
     only(sample, "axis")
     return partial(getattr(torch.nn.functional, name), dim=sample.options.get("axis", -1))
@@ -179,6 +184,7 @@ COUNTERPARTS: dict[str, Callable[[Any, Sample], Forward]] = {
     "nn.mish": partial(elementwise, "mish"),
     "nn.gelu": gelu,
     "nn.linear": linear,
+    "nn.bilinear": bilinear,
     "nn.softmax": partial(softmax, "softmax"),
     "nn.log_softmax": partial(softmax, "log_softmax"),
     "nn.embedding": embedding,

@@ -44,3 +44,38 @@ def test_none_is_no_bias():
     np.testing.assert_array_equal(nn.linear(x, w), nn.linear(x, w, None))
     np.testing.assert_array_equal(nn.linear(x, w, b=jnp.zeros(4)), nn.linear(x, w))
     assert jax.grad(lambda b: nn.linear(x, w, b).sum(), allow_int=True)(None) is None
+
+
+PAIR = (ones(2, 3), ones(2, 4), ones(5, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (
+            (ones(2, 3), ones(2, 4), ones(3, 4, 5)),
+            r"w \(out, in1, in2\).*x2 float32\[2,4\], w float32\[3,4,5\]",
+        ),
+        ((ones(2, 3), ones(4), ones(5, 3, 4)), r"same leading axes.*x1 float32\[2,3\], x2 float32\[4\]"),
+        ((ones(), ones(), ones(5, 3, 4)), r"x1 \(\.\.\., in1\).*x1 float32\[\]"),
+        ((*PAIR, ones(3)), r"b \(5,\).*b float32\[3\]"),
+        ((*PAIR[:2], ones(5, 3, 4, dtype=jnp.bfloat16)), r"one dtype.*w bfloat16\[5,3,4\]"),
+        ((*PAIR, ones(5, dtype=jnp.float16)), r"one dtype.*b float16\[5\]"),
+        ([a.astype(jnp.complex64) for a in PAIR], r"must be real.*x1 complex64"),
+        ((ones(2, 3, dtype=jnp.int32), *PAIR[1:]), r"input x1 must be float.*int32\[2,3\]"),
+    ],
+)
+def test_bilinear_refuses(args, message):
+    with pytest.raises(RuleError, match=f"rule nn.bilinear: .*{message}"):
+        nn.bilinear(*args)
+
+
+def test_bilinear_in_half_precision_is_rounded_once():
+    """512 pairs, each 1: a sum in bfloat16 itself would stop at 256. The bars as well."""
+    x1, x2, w = (ones(*s, dtype=jnp.bfloat16) for s in [(512, 16), (512, 32), (1, 16, 32)])
+    y, pullback = jax.vjp(nn.bilinear, x1, x2, w)
+    assert jnp.all(y == 512)
+    x1_bar, x2_bar, w_bar = pullback(jnp.ones_like(y))
+    assert jnp.all(x1_bar == 32)
+    assert jnp.all(x2_bar == 16)
+    assert jnp.all(w_bar == 512)

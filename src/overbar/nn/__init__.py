@@ -23,7 +23,7 @@ from overbar.nn.dropout import dropout
 from overbar.nn.embedding import embedding
 from overbar.nn.gates import gelu, mish, silu, swish
 from overbar.nn.glu import glu
-from overbar.nn.layers import linear
+from overbar.nn.layers import bilinear, linear
 from overbar.nn.logsumexp import logmeanexp, logsumexp
 from overbar.nn.long_short_term_memory import lstm
 from overbar.nn.normalization import group_norm, layer_norm, rms_norm
@@ -49,6 +49,7 @@ __all__ = [
     "avg_pool",
     "batch_norm",
     "batch_norm_inference",
+    "bilinear",
     "celu",
     "conv",
     "dot_product_attention",
