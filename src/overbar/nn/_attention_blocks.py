@@ -274,8 +274,28 @@ def attend(problem: Problem) -> tuple[jax.Array, jax.Array]:
 
 def attend_at_once(problem: Problem) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As attend, and the probabilities (B, K, G, T, S); the operations and their order are jax.nn's."""
-    s = _softmax(problem, _everything(problem), _sum_of_values(problem))
-    return *_output(problem, s), s.p
+    wide = computing(problem.query.dtype)
+    key, value = (x.transpose(0, 2, 1, 3).astype(wide) for x in (problem.key, problem.value))
+    allowed = _allowed(problem, _everything(problem))
+
+    def of_group(query: jax.Array, bias: jax.Array | None, allowed: jax.Array | None) -> Any:
+        x = jnp.einsum("btkh,bskh->bkts", query.astype(wide), key) * problem.scale.astype(wide)
+        if bias is not None:
+            x = x + bias.astype(wide)
+        if allowed is not None:
+            x = jnp.where(allowed, x, masked_logit(wide))
+        p = jax.nn.softmax(x)
+        return jnp.einsum("bkts,bskh->btkh", p, value), jax.nn.logsumexp(x, -1), p
+
+    groups = problem.query.shape[3]
+    whole = [None if x is None else _repeated(x, groups) for x in (problem.bias, allowed)]
+    y, log_sum, p = jax.vmap(of_group, in_axes=(3, 2, 2), out_axes=(3, 3, 2))(problem.query, *whole)
+    y, log_sum = (x.astype(problem.query.dtype) for x in (y, jnp.moveaxis(log_sum, 2, 1)))
+    return y, log_sum, p
+
+
+def _repeated(x: jax.Array, groups: int) -> jax.Array:
+    return jnp.broadcast_to(x, (*x.shape[:2], groups, *x.shape[3:]))
 
 
 def _everything(problem: Problem) -> Block:

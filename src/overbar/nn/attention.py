@@ -18,7 +18,7 @@ from overbar.rule import Sample, rule
 # under differentiation, and where no gradient is taken. Beyond, what they take of memory is saved.
 EXACT = 512 * 512
 EXACT_ALONE = 2048 * 2048
-KEPT = 2**20  # probabilities, 4 MB of float32, that are kept: there to compute them again takes longer
+KEPT = 256 * 256  # logits of one head up to which probabilities are kept: few, and not computed twice
 
 _INPUTS = ("query", "key", "value", "bias", "mask", "scale", "query_seq_lengths", "key_value_seq_lengths")
 
@@ -40,7 +40,7 @@ _INPUTS = ("query", "key", "value", "bias", "mask", "scale", "query_seq_lengths"
         "scale": "c, the input, or None",
         "query_seq_lengths": "the input, or None",
         "key_value_seq_lengths": "the input, or None",
-        "p": "the probabilities where all of them are at most 2²⁰, else None",
+        "p": "the probabilities where T S is at most 256², else None: beyond, they are computed again",
     },
     static=("is_causal", "local_window_size", "implementation", "return_residual"),
     arrays=_INPUTS,
@@ -63,15 +63,17 @@ def dot_product_attention(
 ) -> Any:
     """Scaled dot-product attention, softmax(c q kᵀ + b) v; the rule under its name in `jax.nn`.
 
-    Backward: the probabilities p are never kept. Backward computes them again from the inputs, a block
-    of queries at a time: v̄ = pᵀ ȳ; x̄ = p ⊙ (p̄ − Σ p ⊙ p̄) with p̄ = ȳ vᵀ; q̄ = c x̄ k; k̄ = c x̄ᵀ q; b̄ = x̄,
-    summed where b was broadcast; c̄ = Σ x̄ ⊙ q kᵀ. Temporary memory grows as T + S, not as T S, and of
-    what causality or a local window hides most is not computed. An `lse` has no bar, as in `jax.nn`.
+    Backward: v̄ = pᵀ ȳ; x̄ = p ⊙ (p̄ − Σ p ⊙ p̄) with p̄ = ȳ vᵀ; q̄ = c x̄ k; k̄ = c x̄ᵀ q; b̄ = x̄, summed where b
+    was broadcast; c̄ = Σ x̄ ⊙ q kᵀ. Beyond 256 × 256 logits a head the probabilities p are never kept:
+    backward computes them again from the inputs, a block of queries at a time. Temporary memory grows as
+    T + S, not as T S, and of what causality or a local window hides, most is not computed. The
+    log-sum-exp has no bar, as in `jax.nn`.
 
-    Outputs are jax.nn's, bit for bit in float32 and half precision, up to 2048 × 2048 logits a head, and
-    under differentiation up to 512 × 512. Beyond, they come from the blocks and differ by rounding: as
-    much as jax.nn's own do between a jitted and an eager call. Half precision is computed in float32 and
-    rounded once. In float64 the softmax is float64 too, which jax.nn rounds to float32.
+    Outputs are jax.nn's, in float32 bit for bit, up to 2048 × 2048 logits a head, and under
+    differentiation up to 512 × 512. Beyond, they come from the blocks and differ by rounding, as
+    jax.nn's own do between a jitted and an eager call. In bfloat16 the same holds of calls without
+    differentiation; else, and in float16, the arithmetic is float32's and rounded once. In float64 the
+    softmax is float64's too, which jax.nn rounds to float32.
 
     A masked logit is a large negative number, as in `jax.nn`: a row that sees no key attends to all of
     them alike, and its bars are finite. Rows behind `query_seq_lengths` are 0.
@@ -122,7 +124,7 @@ def _attention(inputs: tuple[Any, ...], options: tuple[Any, ...], exact: int) ->
     if not (window is None or isinstance(window, int) or _is_pair(window)):
         raise _refused_option("local_window_size", "a whole number or a pair of them", window)
     q, k, _ = _checked(*inputs)
-    few = q.shape[1] * k.shape[1] <= exact and q.dtype != jnp.float64
+    few = q.shape[1] * k.shape[1] <= exact and q.dtype in (jnp.float32, jnp.bfloat16)
     if few or implementation == "cudnn":
         return _namesake(inputs, options)
     problem = _problem(inputs, options)
@@ -252,7 +254,7 @@ def dot_product_attention_forward(
     options = (is_causal, local_window_size, implementation, return_residual)
     values = tuple(inputs[n] for n in _INPUTS)
     q, k, _ = _checked(*values)
-    if math.prod(q.shape[:-1]) * k.shape[1] > KEPT or implementation == "cudnn":
+    if q.shape[1] * k.shape[1] > KEPT or implementation == "cudnn":
         return _attention(values, options, EXACT), {**inputs, "p": None}
     problem = _problem(values, options)
     y, log_sum, p = attend_at_once(problem)
