@@ -1,4 +1,4 @@
-"""A rule beside jax.grad of another function: errors against float64, bytes kept, outputs bit for bit."""
+"""A rule beside its namesake: values, bars and their errors on the same inputs, truth in float64."""
 
 from __future__ import annotations
 
@@ -10,47 +10,55 @@ from overbar.check.oracle import Side
 from overbar.check.units.memory import kept_by
 
 
-def pulled(f, args, y_bars):
-    """The bars of args, compiled."""
-    return jax.jit(lambda args, y_bars: jax.vjp(f, *args)[1](y_bars))(args, y_bars)
+def is_float(x) -> bool:
+    return jnp.issubdtype(jnp.asarray(x).dtype, jnp.floating)
 
 
-def errors(f, twin, args, dtype, seed=0):
-    """For each argument: (root mean square error of f's bar, of the twin's), against the twin in float64.
+def of_floats(f, args):
+    """f as a function of its float arguments alone, and these."""
+    where = [i for i, x in enumerate(args) if is_float(x)]
 
-    In units of the rounding of the bar's largest entry. Under jax.enable_x64.
-    """
-    args = [jnp.asarray(a, dtype) for a in args]
-    leaves, tree = jax.tree.flatten(jax.eval_shape(twin, *args))
-    rng = np.random.default_rng(seed)
-    y_bars = [jnp.asarray(rng.standard_normal(y.shape), y.dtype) for y in leaves]
-    wide = [[jnp.asarray(x, jnp.float64) for x in xs] for xs in (args, y_bars)]
-    truths = pulled(twin, wide[0], tree.unflatten(wide[1]))
-    found = []
-    for truth, *bars in zip(
-        truths, *(pulled(g, args, tree.unflatten(y_bars)) for g in (f, twin)), strict=True
-    ):
-        truth = np.asarray(truth, np.float64)
-        unit = np.abs(truth).max() * float(jnp.finfo(dtype).eps)
-        found.append([np.sqrt(np.mean((np.asarray(b, np.float64) - truth) ** 2)) / unit for b in bars])
-    return np.array(found)
+    def function(*floats):
+        filled = list(args)
+        for i, x in zip(where, floats, strict=True):
+            filled[i] = x
+        return f(*filled)
+
+    return function, [jnp.asarray(args[i]) for i in where]
 
 
-def mean_errors(f, twin, make, dtype, seeds=4):
-    """The errors on average over inputs drawn anew: (arguments, 2)."""
-    return np.mean([errors(f, twin, make(np.random.default_rng(s)), dtype, s) for s in range(seeds)], axis=0)
+def both_passes(f, args, seed=0):
+    """The value and the bars of the float arguments, compiled as one; bars of the value drawn at random."""
+    function, floats = of_floats(f, args)
+
+    @jax.jit
+    def run(*floats):
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            y, pullback = jax.vjp(function, *floats)
+            leaves, tree = jax.tree.flatten(y)
+            rng = np.random.default_rng(seed)
+            bars = [jnp.asarray(rng.integers(-16, 17, a.shape) / 8, a.dtype) for a in leaves]
+            return y, pullback(jax.tree.unflatten(tree, bars))
+
+    return run(*floats)
 
 
-def kept(f, *args):
-    """Bytes between forward and backward."""
-    return kept_by(Side(lambda *xs: jax.tree.leaves(f(*xs)), False), [np.asarray(x) for x in args])[0]
+def errors(ours, theirs, args, dtype, seed=0):
+    """For each float argument the largest errors of the two bars from those of theirs in float64."""
+    args = [jnp.asarray(x, dtype) if is_float(x) else x for x in args]
+    got, kept = (both_passes(f, args, seed)[1] for f in (ours, theirs))
+    with jax.enable_x64(True):
+        wide = [np.asarray(x, np.float64) if is_float(x) else x for x in args]
+        want = both_passes(theirs, wide, seed)[1]
+    worst = [
+        [np.max(np.abs(np.asarray(b, np.float64) - t), initial=0.0) for b, t in zip(bars, want, strict=True)]
+        for bars in (got, kept)
+    ]
+    return list(zip(*worst, strict=True))
 
 
-def assert_same_outputs(f, namesake, *args):
-    """Called, under jax.vjp, and compiled: bit for bit, and the same dtypes."""
-    for run in (lambda g: g, jax.jit):
-        want = jax.tree.leaves(run(namesake)(*args))
-        for got in (run(f)(*args), run(lambda *xs: jax.vjp(f, *xs)[0])(*args)):
-            for a, b in zip(jax.tree.leaves(got), want, strict=True):
-                assert a.dtype == b.dtype
-                np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+def kept_bytes(f, args) -> int:
+    """What the pullback of f holds, in bytes."""
+    function, floats = of_floats(f, args)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return kept_by(Side(lambda *xs: [function(*xs)], False), [np.asarray(x) for x in floats])[0]
