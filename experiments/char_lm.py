@@ -9,7 +9,8 @@ The text is Python's standard library, or `--text FILE`; its last tenth is never
 the bits that a character of that tenth costs, each predicted from at most `--context` before it.
 
 Run it as `python experiments/char_lm.py --text tinyshakespeare.txt`. The defaults are nanoGPT's small CPU
-setting (4 layers, 4 heads, width 128, context 64, batch 12, 2000 steps), which reports 1.88 nats, 2.71 bits.
+setting (4 layers, 4 heads, width 128, context 64, batch 12, 2000 steps; it reports 1.88 nats, 2.71 bits), but
+for a learning rate of 0.002.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         __doc__,
         steps=2000,
         batch=12,
-        learning_rate=1e-3,
+        learning_rate=2e-3,
         optimizer="adamw:b2=0.99,weight_decay=0.1",
         schedule="cosine:alpha=0.1",
         evaluate_every=500,

@@ -11,7 +11,8 @@ from jax.typing import ArrayLike
 
 from overbar._contract import RuleError, describe
 from overbar.nn._wide import axes_of, cast, check_real, wide
-from overbar.nn.activations import _times_logistic, _times_logistic_slope
+from overbar.nn._tails import times_slope
+from overbar.nn.activations import _LOGISTIC, _LOGISTIC_SLOPE
 from overbar.rule import Sample, rule
 
 
@@ -68,7 +69,7 @@ def glu_forward(x: jax.Array, axis: int) -> tuple[jax.Array, dict[str, Any]]:
 def glu_backward(residuals: Mapping[str, Any], y_bar: jax.Array, axis: int) -> dict[str, jax.Array]:
     a, g = jnp.split(wide(residuals["x"]), 2, axis)
     bar = wide(y_bar)
-    x_bar = jnp.concatenate([_times_logistic(bar, g), _times_logistic_slope(bar * a, g)], axis)  # (2)
+    x_bar = jnp.concatenate([times_slope(_LOGISTIC, bar, g), times_slope(_LOGISTIC_SLOPE, bar * a, g)], axis)  # (2)
     return {"x": cast(x_bar, y_bar.dtype)}
 
 
