@@ -43,7 +43,7 @@ class Torch:
         return float(value.detach())
 
     def peak_bytes(self) -> int:
-        """The most that a step holds at once: what is there before it, and what the profiler sees allocated."""
+        """The most that a step holds: what is there before it, and what the profiler sees allocated."""
         profiler = self.torch.profiler
         with profiler.profile(activities=[profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
             self()

@@ -26,8 +26,12 @@ def test_help_tells_of_the_flags(name, capsys):
         assert flag in out
 
 
+# These are run at a reduced size in test_curves.py.
+LONG = ("mnist1d", "fashion_mnist", "char_lm")
+
+
 @pytest.mark.parametrize("autodiff", [False, True], ids=["rules", "autodiff"])
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in LONG])
 def test_a_short_run_writes_its_files(name, autodiff, tmp_path, read_metrics, capsys):
     flags = ["--autodiff"] if autodiff else []
     status = importlib.import_module(name).main(
