@@ -16,14 +16,12 @@ for one sample, the bars beside jax.grad of the twin, and then fits w and b to a
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import harness
 import overbar
@@ -143,26 +141,40 @@ def draw(run: harness.Run, curve: Sequence[float], params: Params, x: jax.Array,
     run.save(figure)
 
 
-def experiment(args: argparse.Namespace, run: harness.Run) -> int:
-    x, t = make_data(jax.random.key(args.seed))
-    start = {"w": jnp.full((1, 1), -1.0), "b": jnp.full(1, 1.0)}
-    show_columns(run, start, x[0], t[0], args.lam)
-
-    batches = itertools.repeat((x, t, args.lam))
-    states = harness.descend(
-        harness.select(cost, args.autodiff), start, optax.sgd(args.learning_rate), batches
+def task(args: argparse.Namespace) -> harness.Task:
+    columns = dict(zip("xt", map(np.asarray, make_data(jax.random.key(args.seed))), strict=True))
+    return harness.Task(
+        init=lambda key: {"w": jnp.full((1, 1), -1.0), "b": jnp.full(1, 1.0)},
+        loss=lambda params, batch, key: cost(params, batch["x"], batch["t"], args.lam),
+        examples=SAMPLES,
+        batch=lambda chosen: {name: column[chosen] for name, column in columns.items()},
+        at_once=100,
     )
-    params, curve = harness.train(run, states, args.steps)
-    draw(run, curve, params, x, t)
-    run.say(f"logistic_least_squares: loss {curve[0]:.6f} before, {curve[-1]:.6f} after {args.steps} steps")
+
+
+def experiment(args: argparse.Namespace, run: harness.Run, task: harness.Task) -> int:
+    key = jax.random.key(args.seed)
+    x, t = make_data(key)
+    show_columns(run, task.init(key), x[0], t[0], args.lam)
+    trained = harness.train(args, run, task)
+    draw(run, trained.losses, trained.params, x, t)
+    before, after = trained.losses[0], trained.losses[-1]
+    run.say(f"logistic_least_squares: loss {before:.6f} before, {after:.6f} after {args.steps} steps")
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = harness.parser("logistic_least_squares", __doc__, steps=500)
-    harness.add_learning_rate(parser, 1.0)
+    parser = harness.training_parser(
+        "logistic_least_squares",
+        __doc__,
+        steps=500,
+        batch=SAMPLES,
+        learning_rate=1.0,
+        optimizer="sgd",
+        checkpoint_every=0,
+    )
     harness.add_lambda(parser, 0.01)
-    return harness.launch(experiment, parser, argv)
+    return harness.launch_training(task, parser, argv, experiment)
 
 
 if __name__ == "__main__":

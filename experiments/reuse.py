@@ -38,7 +38,7 @@ import numpy as np
 
 import harness
 import overbar
-import timing
+from harness import timing
 from overbar import losses, nn
 
 DEPTH, WIDTH = 4, 8  # where the other one grows

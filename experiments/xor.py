@@ -12,14 +12,12 @@ prediction and error. The exit status is 0 if all four are right, 1 if not.
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.typing import ArrayLike
 
 import harness
@@ -31,7 +29,7 @@ INPUTS = np.array([[0, 1], [1, 1], [0, 0], [1, 0]], np.float32)
 TARGETS = np.array([[1], [0], [0], [1]], np.float32)
 
 Params = dict[str, jax.Array]
-Loss = Callable[[Params], jax.Array]
+Loss = Callable[[Params, ArrayLike, ArrayLike], jax.Array]
 
 
 def init(key: jax.Array, hidden: int) -> Params:
@@ -51,15 +49,23 @@ def predict(params: Params, x: ArrayLike) -> jax.Array:
 
 
 def make_loss(lam: float) -> Loss:
-    def loss(params: Params) -> jax.Array:
-        error = losses.l2_loss(predict(params, INPUTS), TARGETS).mean()
+    def loss(params: Params, x: ArrayLike, t: ArrayLike) -> jax.Array:
+        error = losses.l2_loss(predict(params, x), t).mean()
         return error + lam * regularizers.l2((params["W₁"], params["W₂"]))
 
     return loss
 
 
-def descent(loss: Loss, key: jax.Array, hidden: int, learning_rate: float) -> Iterator[harness.State]:
-    return harness.descend(loss, init(key, hidden), optax.adam(learning_rate), itertools.repeat(()))
+def task(args: argparse.Namespace) -> harness.Task:
+    loss = make_loss(args.lam)
+    table = {"x": INPUTS, "t": TARGETS}
+    return harness.Task(
+        init=lambda key: init(key, args.hidden),
+        loss=lambda params, batch, key: loss(params, batch["x"], batch["t"]),
+        examples=len(INPUTS),
+        batch=lambda chosen: {name: column[chosen] for name, column in table.items()},
+        at_once=100,
+    )
 
 
 def count_right(params: Params) -> int:
@@ -70,8 +76,8 @@ def count_right(params: Params) -> int:
 
 
 def show_bars(run: harness.Run, loss: Loss, params: Params) -> None:
-    bars = jax.device_get(jax.jit(jax.grad(loss))(params))
-    expected = jax.device_get(jax.jit(jax.grad(overbar.twin(loss)))(params))
+    bars = jax.device_get(jax.jit(jax.grad(loss))(params, INPUTS, TARGETS))
+    expected = jax.device_get(jax.jit(jax.grad(overbar.twin(loss)))(params, INPUTS, TARGETS))
     rows = []
     for name, values in params.items():
         for place in np.ndindex(values.shape):
@@ -122,27 +128,25 @@ def draw(run: harness.Run, curve: Sequence[float], params: Params) -> None:
     run.save(figure)
 
 
-def experiment(args: argparse.Namespace, run: harness.Run) -> int:
-    loss, key = make_loss(args.lam), jax.random.key(args.seed)
-    start = init(key, args.hidden)
-    show_bars(run, loss, start)
-    states = descent(harness.select(loss, args.autodiff), key, args.hidden, args.learning_rate)
-    params, curve = harness.train(run, states, args.steps)
-    show_table(run, params)
-    draw(run, curve, params)
-    right = count_right(params)
+def experiment(args: argparse.Namespace, run: harness.Run, task: harness.Task) -> int:
+    show_bars(run, make_loss(args.lam), task.init(jax.random.key(args.seed)))
+    trained = harness.train(args, run, task)
+    show_table(run, trained.params)
+    draw(run, trained.losses, trained.params)
+    right = count_right(trained.params)
     run.say(f"xor: {right}/{len(INPUTS)} right")
     return 0 if right == len(INPUTS) else 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = harness.parser("xor", __doc__, steps=2000)
-    harness.add_learning_rate(parser, 0.1)
+    parser = harness.training_parser(
+        "xor", __doc__, steps=2000, batch=len(INPUTS), learning_rate=0.1, checkpoint_every=0
+    )
     harness.add_lambda(parser, 3e-5)
     parser.add_argument(
         "--hidden", type=harness.count, default=4, metavar="N", help="hidden units (default: 4)"
     )
-    return harness.launch(experiment, parser, argv)
+    return harness.launch_training(task, parser, argv, experiment)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where the harness stands
 
 import harness
-import timing
+from harness import timing
 from overbar import losses, make_graph, nn, regularizers
 
 

@@ -32,8 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where the harnes
 
 import harness
 import overbar
-import timing
 from benchmarks import torch_peers, ulps
+from harness import timing
 from overbar import Rule, Sample, registry
 from overbar.check.oracle import Side
 from overbar.check.units.memory import kept_by

@@ -28,7 +28,7 @@ import optax
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where the harness stands
 
 import harness
-import timing
+from harness import timing
 from overbar import losses, nn, regularizers, twin
 
 # (batch, widths of the layers): small enough to be all overhead, as the digits, and all arithmetic.

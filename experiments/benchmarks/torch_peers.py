@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-import timing
+from harness import timing
 from overbar import Rule, Sample
 
 Forward = Callable[..., Any]  # float tensors -> a tensor

@@ -10,7 +10,7 @@ import pytest
 
 import harness
 
-FOLDER = Path(harness.__file__).parent
+FOLDER = Path(harness.__file__).parents[1]
 SCRIPTS = sorted(p.stem for p in FOLDER.glob("*.py") if "def main(" in p.read_text(encoding="utf-8"))
 
 
@@ -26,16 +26,20 @@ def test_help_tells_of_the_flags(name, capsys):
         assert flag in out
 
 
+# These are run at a reduced size in test_curves.py.
+LONG = ("mnist1d", "fashion_mnist", "char_lm")
+
+
 @pytest.mark.parametrize("autodiff", [False, True], ids=["rules", "autodiff"])
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in LONG])
 def test_a_short_run_writes_its_files(name, autodiff, tmp_path, read_metrics, capsys):
     flags = ["--autodiff"] if autodiff else []
     status = importlib.import_module(name).main(
         ["--steps", "2", "--seed", "1", "--out", str(tmp_path), *flags]
     )
     # Two steps do not teach anybody XOR; all others say 0.
-    assert status == (1 if name == "xor" else 0)
-    assert {path.name for path in tmp_path.iterdir()} == {"settings.json", "metrics.jsonl", f"{name}.png"}
+    assert status == (1 if name in ("xor", "parity") else 0)
+    assert {"settings.json", "metrics.jsonl", f"{name}.png"} <= {path.name for path in tmp_path.iterdir()}
     settings = json.loads((tmp_path / "settings.json").read_text(encoding="utf-8"))
     assert (settings["name"], settings["steps"], settings["seed"]) == (name, 2, 1)
     assert settings["autodiff"] is autodiff

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-import timing
+from harness import timing
 
 
 def test_calls_take_turns_and_change_the_order():

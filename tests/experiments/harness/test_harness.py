@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -150,7 +151,8 @@ def test_without_a_terminal_progress_is_a_few_plain_lines(tmp_path, monkeypatch,
     launch(experiment, "--out", tmp_path)
     out = capsys.readouterr().out
     assert out.splitlines()[0] == "trial:    0/1000  loss 0"
-    assert out.splitlines()[-1] == "trial: 1000/1000  loss 1000"
+    assert re.fullmatch(r"trial:  500/1000  loss 500  \(\S+/s, \d+ s left\)", out.splitlines()[5])
+    assert re.fullmatch(r"trial: 1000/1000  loss 1000  \(\S+/s\)", out.splitlines()[-1])
     assert len(out.splitlines()) == harness.PLAIN_LINES + 1
     assert "\x1b" not in out
     assert "\r" not in out
@@ -202,49 +204,11 @@ def test_descent_yields_the_state_before_each_update():
     assert losses == (1.0, 0.25, 0.0625, 0.015625)
 
 
-def test_training_writes_a_line_a_state_and_ends_after_the_last_update(tmp_path, read_metrics):
-    def experiment(args, run):
-        states = harness.descend(square, jnp.float32(1.0), optax.sgd(0.25), itertools.repeat(()))
-        params, losses = harness.train(run, states, 2, lambda state: {"double": 2 * state.loss})
-        assert float(params) == 0.25
-        assert losses == [1.0, 0.25, 0.0625]
-        return 0
-
-    launch(experiment, "--out", tmp_path)
-    assert read_metrics(tmp_path) == [
-        {"step": 0, "loss": 1.0, "double": 2.0},
-        {"step": 1, "loss": 0.25, "double": 0.5},
-        {"step": 2, "loss": 0.0625, "double": 0.125},
-    ]
-
-
-def test_training_refuses_a_descent_that_ends_too_soon(tmp_path):
-    def experiment(args, run):
-        harness.train(run, harness.descend(square, jnp.float32(1.0), optax.sgd(0.1), [()] * 3), 3)
-
-    with pytest.raises(ValueError, match="after 3 states; 4 are needed"):
-        launch(experiment, "--out", tmp_path)
-
-
 def test_select_takes_the_rules_out_for_autodiff():
     rules = jax.make_jaxpr(harness.select(nn.sigmoid, autodiff=False))(1.0)
     twin = jax.make_jaxpr(harness.select(nn.sigmoid, autodiff=True))(1.0)
     assert "custom_vjp" in str(rules)
     assert "custom_vjp" not in str(twin)
-
-
-@pytest.mark.parametrize("bad", ["nan", "inf", "-inf"])
-def test_divergence_stops_with_the_step_and_the_last_finite_loss(bad, tmp_path, read_metrics, capsys):
-    def experiment(args, run):
-        batches = [(1.0,), (1.0,), (float(bad),), (1.0,)]
-        harness.train(run, harness.descend(square, jnp.float32(1.0), optax.sgd(0.25), batches), 3)
-
-    assert launch(experiment, "--out", tmp_path) == 1
-    err = capsys.readouterr().err
-    assert len(err.splitlines()) == 1
-    assert f"diverged at step 2: the loss is {bad}; the last finite loss was 0.25" in err
-    assert read_metrics(tmp_path) == [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.25}]
-    assert (tmp_path / "settings.json").is_file()
 
 
 def test_divergence_at_once_has_no_last_finite_loss():

@@ -2,13 +2,18 @@
 
 A checkpoint is the state (a pytree of arrays), the place (what else the run must know to go on, as JSON:
 the batches' place, the scores so far) and a checksum of every array. One that cannot be read, whose
-checksums do not fit, or that another experiment wrote, is named, and the one before it is taken.
+checksums do not fit, or that another experiment wrote, is named and set aside, and the one before is taken.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import logging
+import shutil
+import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 Place = dict[str, Any]
+
+BESIDES = 1 << 18  # bytes that a checkpoint takes beside its arrays
 
 
 class Restored(NamedTuple):
@@ -40,14 +49,22 @@ class Checkpoints:
       folder: where they lie, each in a folder named by its step.
       owner: what the state belongs to (the experiment and the settings that decide its shapes and its
         course), as JSON; a checkpoint with another owner is foreign.
+      every: how many steps lie between two; 0 for one at the end alone.
       keep: how many of the last are kept, and the best besides.
       tell: is told, in a sentence, of each checkpoint that cannot be used.
     """
 
     def __init__(
-        self, folder: Path, owner: dict[str, Any], *, keep: int = 3, tell: Callable[[str], None] = print
+        self,
+        folder: Path,
+        owner: dict[str, Any],
+        *,
+        every: int = 1,
+        keep: int = 3,
+        tell: Callable[[str], None] = print,
     ) -> None:
         self.folder, self.owner, self.tell = folder.absolute(), owner, tell
+        self._every, self._last = every, 0
         kept = preservation_policy.AnyPreservationPolicy(
             [
                 preservation_policy.LatestN(keep),
@@ -68,20 +85,32 @@ class Checkpoints:
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
 
+    def due(self, step: int, ends: bool = False) -> bool:
+        """Whether it is time for one, the run being at that step, or at its end."""
+        if ends or not self._every:
+            return ends and step > self._last
+        return step // self._every > self._last // self._every
+
     def save(self, step: int, state: Any, place: Place, loss: float) -> None:
         """Writes a checkpoint; the one of the smallest loss is kept whatever comes later.
 
         Raises:
           OSError: it cannot be written (the disk is full); those before it are as they were.
         """
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + BESIDES
+        if (free := shutil.disk_usage(self.folder).free) < needed:  # Orbax finds out in the midst of it
+            told = f"checkpoint {step} takes {needed:,} bytes at most, but {free:,} are free"
+            raise OSError(errno.ENOSPC, f"No space left on device: {told}", str(self.folder))
         about = {"owner": self.owner, "place": place, "checksums": checksums(state)}
         content = ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about))
         try:
-            self._manager.save(step, args=content, metrics={"loss": loss}, force=True)
+            with _silent():
+                self._manager.save(step, args=content, metrics={"loss": loss}, force=True)
         except OSError:
             raise
         except Exception as error:  # TensorStore's own, which names the cause at its end
             raise OSError(None, f"checkpoint {step}: {_cause(error)}", str(self.folder)) from error
+        self._last = step
 
     def restore(self, like: Any) -> Restored | None:
         """The last checkpoint that can be used, or None where there is none.
@@ -92,10 +121,25 @@ class Checkpoints:
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
         for step in reversed(self.steps):
             try:
-                return self._read(step, shapes)
+                with _silent():
+                    found = self._read(step, shapes)
+                self._last = step
+                return found
             except Unusable as reason:
-                self.tell(f"checkpoint {self.folder / str(step)} is not used: {reason}")
+                aside = self._set_aside(step)
+                self.tell(f"checkpoint {self.folder / str(step)} is not used: {reason}; it is in {aside} now")
         return None
+
+    def _set_aside(self, step: int) -> Path:
+        """Makes room for a checkpoint of the same step."""
+        aside = self.folder.with_name(f"{self.folder.name}-not-used") / f"{step}-{time.time_ns()}"
+        if jax.process_index() == 0:
+            aside.parent.mkdir(exist_ok=True)
+            (self.folder / str(step)).rename(aside)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"checkpoint {step} is set aside")
+        self._manager.reload()
+        return aside
 
     def _read(self, step: int, shapes: Any) -> Restored:
         try:
@@ -118,7 +162,7 @@ class Checkpoints:
 
 
 def checksums(state: Any) -> dict[str, int]:
-    """CRC-32 of every leaf's bytes, by its path; of the part that lies on this process' devices."""
+    """CRC-32 of every leaf's bytes, by its path; of the whole of it, wherever its parts lie."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): _checksum(leaf) for path, leaf in leaves}
 
@@ -126,7 +170,20 @@ def checksums(state: Any) -> dict[str, int]:
 def _checksum(leaf: Any) -> int:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
+    if isinstance(leaf.sharding, NamedSharding) and not leaf.is_fully_addressable:
+        leaf = jax.jit(lambda x: x, out_shardings=NamedSharding(leaf.sharding.mesh, PartitionSpec()))(leaf)
     return zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Orbax logs an error with its traceback before it raises it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _cause(error: BaseException) -> str:

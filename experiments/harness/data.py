@@ -10,7 +10,9 @@ openml:NAME         from OpenML through scikit-learn, over the network
 
 from __future__ import annotations
 
+import importlib
 import math
+import sys
 import sysconfig
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -20,8 +22,8 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-import idx
-from idx import DataError
+from harness import idx
+from harness.idx import DataError
 
 MOST = 1 << 33  # bytes of one array in a file
 HELD_BACK = 0.2  # of a set that comes without a test set
@@ -92,13 +94,27 @@ def mnist1d() -> Set:
 
     Source: S. Greydanus, D. Kobak, "Scaling down deep learning with MNIST-1D", 2020.
     """
-    try:
-        from mnist1d.data import get_dataset_args, make_dataset
-    except ImportError:
-        raise DataError("mnist1d: its package is not installed: pip install mnist1d") from None
-    made = make_dataset(get_dataset_args())
+    package = _installed("mnist1d.data")
+    made = package.make_dataset(package.get_dataset_args())
     x, x_test = (made[k].astype(np.float32) for k in ("x", "x_test"))
     return Set(x, made["y"].astype(np.int32), x_test, made["y_test"].astype(np.int32))
+
+
+def _installed(name: str) -> Any:
+    """A module of an installed package, though a script beside the harness have the package's name."""
+    top, scripts = name.partition(".")[0], str(Path(__file__).parents[1])
+    path, script = list(sys.path), sys.modules.pop(top, None)
+    sys.path = [entry for entry in path if str(Path(entry or ".").resolve()) != scripts]
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise DataError(f"{top}: its package is not installed: pip install {top}") from None
+    finally:
+        sys.path = path
+        for module in [m for m in sys.modules if m.partition(".")[0] == top]:
+            del sys.modules[module]
+        if script is not None:
+            sys.modules[top] = script
 
 
 def folder(path: Path) -> Set:

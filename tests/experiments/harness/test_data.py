@@ -12,9 +12,8 @@ import zipfile
 import numpy as np
 import pytest
 
-import data
-import idx
-from data import DataError
+from harness import data, idx
+from harness.data import DataError
 
 
 def idx_bytes(array, kind=0x08, promised=None):

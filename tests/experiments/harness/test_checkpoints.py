@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from checkpoints import Checkpoints
+from harness.checkpoints import Checkpoints
 
 # A restore that fails leaves TensorStore's tasks behind, which complain when they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

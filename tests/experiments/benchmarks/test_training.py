@@ -1,0 +1,48 @@
+"""The peers train the same network as the rules, and what they take is told; how long is not looked at."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+PATH = Path(__file__).parents[3] / "experiments" / "benchmarks" / "training.py"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    spec = importlib.util.spec_from_file_location("training", PATH)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_all_train_alike(benchmark, tmp_path, capsys):
+    argv = ["--steps", "1", "--sizes", "1", "--networks", "mlp", "lstm", "--out", str(tmp_path)]
+    assert benchmark.main([*argv, "--peers", "rules", "twin", "NNX", "Equinox"]) == 0
+    found = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert [result["network"] for result in found] == ["sigmoid MLP", "LSTM"]
+    for result in found:
+        assert list(result["steps"]) == ["rules", "twin", "NNX", "Equinox"]
+        assert result["steps"]["rules"]["peak_bytes"] <= result["steps"]["twin"]["peak_bytes"]
+    assert "does not run here" not in capsys.readouterr().out
+    assert (tmp_path / "training.png").stat().st_size > 10_000
+
+
+def test_what_trains_otherwise_is_not_timed(benchmark, tmp_path, monkeypatch):
+    mlp = benchmark.NETWORKS["mlp"]
+
+    def other(scale):
+        network = mlp(scale)
+        return network._replace(loss=lambda p, x, t: 2 * network.loss(p, x, t))
+
+    monkeypatch.setitem(benchmark.NETWORKS, "mlp", other)
+    argv = ["--steps", "1", "--sizes", "1", "--networks", "mlp", "--peers", "rules", "NNX"]
+    with pytest.raises(SystemExit, match=r"the losses of NNX, .*, are not"):
+        benchmark.main([*argv, "--out", str(tmp_path)])
+    assert np.isfinite(benchmark.floor(1, 64))
