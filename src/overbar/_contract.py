@@ -55,7 +55,7 @@ def specs_of(tree: Any) -> Any:
 
 
 def as_arrays(tree: Any) -> Any:
-    """The same pytree with numbers and NumPy arrays made JAX's: under jax.grad they arrive as they were passed.
+    """The same pytree, its numbers and NumPy arrays made JAX's: under jax.grad they arrive as passed.
 
     Raises:
       TypeError: a leaf can be no array.
