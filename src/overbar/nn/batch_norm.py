@@ -83,7 +83,7 @@ def batch_norm_forward(
     return (cast(y, x.dtype), mean.reshape(scale.shape), variance.reshape(scale.shape)), kept
 
 
-# Derivation, beside that of layer_norm, whose steps (3), (4), (6) and (7) are taken with the channels for rows:
+# Derivation, beside that of layer_norm: its steps (3), (4), (6) and (7), with the channels for rows, and
 #   (8) ṁ = ⟨ẋ⟩ and v̇ = 2⟨(x − μ) ẋ⟩, so m̄ and v̄ add (m̄ + 2 (x − μ) v̄)/N to x̄
 @batch_norm.backward
 def batch_norm_backward(residuals: Residuals, y_bar: Any, axis: int) -> dict[str, jax.Array]:

@@ -63,7 +63,7 @@ def _scaled(n: jax.Array, scale: jax.Array | None, bias: jax.Array | None) -> ja
 #   (4) for y = n γ + β:  n̄ = ȳ γ, γ̄ = Σ ȳ n, β̄ = Σ ȳ, over the entries that share γ and β
 #   (5) without μ (rms_norm) its terms go: x̄ = r (n̄ − n ⟨n̄ n⟩)
 #   (6) where n̄ and n̄ n are summed over whole channels anyway, for β̄ and γ̄, the means are sums of those sums
-#   (7) ⟨n⟩ = 0, but for the rounding of μ, which would come to x̄ times ⟨n̄ n⟩: so it is taken out of n once more
+#   (7) ⟨n⟩ = 0, but for the rounding of μ, which x̄ would have times ⟨n̄ n⟩: it is taken out of n
 def _normal(x: jax.Array, mean: jax.Array, r: jax.Array, axes: Axes) -> jax.Array:
     """n of (1), by (7)."""
     n = (wide(x) - mean) * r
