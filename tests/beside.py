@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +12,10 @@ from overbar.check.oracle import Side
 from overbar.check.units.memory import kept_by
 
 
-def pulled(f, args, y_bars):
-    """The bars of args, compiled."""
-    return jax.jit(lambda args, y_bars: jax.vjp(f, *args)[1](y_bars))(args, y_bars)
+@functools.lru_cache
+def pullback(f):
+    """(args, the bars of f's value) -> the bars of args; compiled, once for all inputs of the same shapes."""
+    return jax.jit(lambda args, y_bars: jax.vjp(f, *args)[1](y_bars))
 
 
 def errors(f, twin, args, dtype, seed=0):
@@ -25,10 +28,10 @@ def errors(f, twin, args, dtype, seed=0):
     rng = np.random.default_rng(seed)
     y_bars = [jnp.asarray(rng.standard_normal(y.shape), y.dtype) for y in leaves]
     wide = [[jnp.asarray(x, jnp.float64) for x in xs] for xs in (args, y_bars)]
-    truths = pulled(twin, wide[0], tree.unflatten(wide[1]))
+    truths = pullback(twin)(wide[0], tree.unflatten(wide[1]))
     found = []
     for truth, *bars in zip(
-        truths, *(pulled(g, args, tree.unflatten(y_bars)) for g in (f, twin)), strict=True
+        truths, *(pullback(g)(args, tree.unflatten(y_bars)) for g in (f, twin)), strict=True
     ):
         truth = np.asarray(truth, np.float64)
         unit = np.abs(truth).max() * float(jnp.finfo(dtype).eps)

@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import sys
+import types
 
 import equinox as eqx
 import jax
@@ -13,14 +14,6 @@ from flax import nnx
 
 import overbar
 from overbar import nn
-
-# TEMPORARY, to be deleted by the integrator with its use below: the elementwise functions and the attention
-# come from two other branches.
-COMING = {
-    *("celu", "dot_product_attention", "elu", "gelu", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh"),
-    *("identity", "leaky_relu", "log1mexp", "log_sigmoid", "mish", "relu6", "selu", "silu", "soft_sign"),
-    *("sparse_plus", "sparse_sigmoid", "squareplus", "swish"),
-}
 
 
 def public(module):
@@ -33,9 +26,7 @@ def shared():
 
 
 def test_every_public_name_of_jax_nn_is_there():
-    missing = public(jax.nn) - set(nn.__all__)
-    assert missing - COMING == set()
-    assert missing == COMING  # TEMPORARY: once they are there, this says that COMING is to be deleted
+    assert public(jax.nn) - set(nn.__all__) == set()
 
 
 @pytest.mark.parametrize("name", shared())
@@ -45,6 +36,15 @@ def test_signature_is_jax_nns(name):
     ours = [p for p in ours if p.name != "accuracy"]
     theirs = [p for p in theirs if p.name != "accuracy"]
     assert [(p.name, p.kind, p.default) for p in ours] == [(p.name, p.kind, p.default) for p in theirs]
+
+
+class Jax:
+    """jax with the nn of now: rules call their namesakes, and would call themselves in their place."""
+
+    nn = types.SimpleNamespace(**vars(jax.nn))
+
+    def __getattr__(self, name):
+        return getattr(jax, name)
 
 
 @contextlib.contextmanager
@@ -57,6 +57,8 @@ def replaced():
                 for name, value in list(vars(module).items()):
                     if id(value) in ours:
                         patch.setattr(module, name, ours[id(value)])
+            if home.startswith("overbar.nn.") and hasattr(module, "jax"):
+                patch.setattr(module, "jax", Jax())
         yield
 
 
@@ -69,7 +71,7 @@ def everything(x, layers):
     plain = [n for n in shared() if n not in SPECIAL]
     for name in plain:
         f = getattr(jax.nn, name)
-        x = x + next(values)(f(-jnp.abs(x) - 0.1 if name == "log1mexp" else x))
+        x = x + next(values)(f(jnp.abs(x) + 0.1 if name == "log1mexp" else x))
     x = jax.nn.glu(jnp.concatenate([x, next(values)(x)], axis=-1))
     if "dot_product_attention" in shared():
         heads = x.reshape(1, -1, 2, x.shape[-1] // 2)
@@ -143,5 +145,7 @@ def test_a_model_is_the_same(case):
     for name in shared():
         assert f"name=nn.{getattr(nn, name).__name__}" in used
     np.testing.assert_allclose(got_y, want_y, rtol=1e-6)
+    assert np.isfinite(got_y)
+    largest = max(np.abs(b).max() for b in jax.tree.leaves(want))  # beside it some are 0 but for rounding
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5 * np.abs(b).max(initial=1e-3))
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6 * largest)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from overbar.nn._wide import axes_of, cast, size_of, wide
-from overbar.nn.normalization import _channel_sample, _check, _others, _scaled, _spread, _statistics
+from overbar.nn.normalization import _channel_sample, _check, _normal, _others, _scaled, _spread, _statistics
 from overbar.rule import Sample, rule
 
 Residuals = Mapping[str, Any]
@@ -83,8 +83,8 @@ def batch_norm_forward(
     return (cast(y, x.dtype), mean.reshape(scale.shape), variance.reshape(scale.shape)), kept
 
 
-# Derivation, beside that of layer_norm, whose steps (3), (4) and (6) are taken with the channels for rows:
-#   (7) ṁ = ⟨ẋ⟩ and v̇ = 2⟨(x − μ) ẋ⟩, so m̄ and v̄ add (m̄ + 2 (x − μ) v̄)/N to x̄
+# Derivation, beside that of layer_norm: its steps (3), (4), (6) and (7), with the channels for rows, and
+#   (8) ṁ = ⟨ẋ⟩ and v̇ = 2⟨(x − μ) ẋ⟩, so m̄ and v̄ add (m̄ + 2 (x − μ) v̄)/N to x̄
 @batch_norm.backward
 def batch_norm_backward(residuals: Residuals, y_bar: Any, axis: int) -> dict[str, jax.Array]:
     x, mean, r, scale = (residuals[n] for n in ("x", "mean", "r", "scale"))
@@ -92,14 +92,15 @@ def batch_norm_backward(residuals: Residuals, y_bar: Any, axis: int) -> dict[str
     others = _others(x, channels)
     y_bar, mean_bar, variance_bar = y_bar
     g = wide(y_bar)
-    deviation = wide(x) - mean
-    n = deviation * r
+    n = _normal(x, mean, r, others)
     bias_bar, scale_bar = (jnp.sum(v, axis=others, keepdims=True) for v in (g, g * n))  # (4)
     number = size_of(x, others) or 1
-    x_bar = _spread(scale, x, channels) * r * (g - (bias_bar + n * scale_bar) / number)  # (3), (6)
-    given = mean_bar.reshape(mean.shape) + 2 * deviation * variance_bar.reshape(mean.shape)
+    gamma_r = _spread(scale, x, channels) * r
+    # All that n is multiplied by, and what stands alone: one number a channel each. (3), (6), (8)
+    by_n = gamma_r * scale_bar - 2 * variance_bar.reshape(mean.shape) / r
+    alone = gamma_r * bias_bar - mean_bar.reshape(mean.shape)
     return {
-        "x": cast(x_bar + given / number, x.dtype),  # (7)
+        "x": cast(gamma_r * g - n * (by_n / number) - alone / number, x.dtype),
         "scale": cast(scale_bar.reshape(scale.shape), x.dtype),
         "bias": cast(bias_bar.reshape(scale.shape), x.dtype),
     }

@@ -63,6 +63,13 @@ def _scaled(n: jax.Array, scale: jax.Array | None, bias: jax.Array | None) -> ja
 #   (4) for y = n γ + β:  n̄ = ȳ γ, γ̄ = Σ ȳ n, β̄ = Σ ȳ, over the entries that share γ and β
 #   (5) without μ (rms_norm) its terms go: x̄ = r (n̄ − n ⟨n̄ n⟩)
 #   (6) where n̄ and n̄ n are summed over whole channels anyway, for β̄ and γ̄, the means are sums of those sums
+#   (7) ⟨n⟩ = 0, but for the rounding of μ, which x̄ would have times ⟨n̄ n⟩: it is taken out of n
+def _normal(x: jax.Array, mean: jax.Array, r: jax.Array, axes: Axes) -> jax.Array:
+    """n of (1), by (7)."""
+    n = (wide(x) - mean) * r
+    return n - jnp.mean(n, axis=axes, keepdims=True)
+
+
 def _pulled(n_bar: jax.Array, n: jax.Array, r: jax.Array, axes: Axes) -> jax.Array:
     """x̄ of (3)."""
     mean = jnp.mean(n_bar, axis=axes, keepdims=True)
@@ -137,7 +144,7 @@ def layer_norm_forward(x: jax.Array, scale: Any, bias: Any, axis: Axis, eps: flo
 def layer_norm_backward(residuals: Residuals, y_bar: jax.Array, axis: Axis) -> dict[str, jax.Array]:
     x, r, g = residuals["x"], residuals["r"], wide(y_bar)
     axes = axes_of("nn.layer_norm", x, axis)
-    n = (wide(x) - residuals["mean"]) * r
+    n = _normal(x, residuals["mean"], r, axes)
     n_bar = _scaled(g, _spread(residuals["scale"], x, axes), None)
     return {
         "x": cast(_pulled(n_bar, n, r, axes), x.dtype),  # (3)
@@ -347,7 +354,7 @@ def group_norm_backward(residuals: Residuals, y_bar: jax.Array, groups: int) -> 
     split, channels, axes = _grouped(x, groups)
     gamma, size = _spread(scale, split, channels), size_of(split, axes) or 1
     g = wide(y_bar).reshape(split.shape)
-    n = (wide(split) - residuals["mean"]) * r
+    n = _normal(split, residuals["mean"], r, axes)
     # Over space, one number a channel of an example: all four sums come from these two. (6)
     sum_g, sum_gn = (jnp.sum(v, axis=axes[:-1], keepdims=True) for v in (g, g * n))
     mean, mean_n = (jnp.sum(v * gamma, axis=axes[-1], keepdims=True) / size for v in (sum_g, sum_gn))
