@@ -290,14 +290,17 @@ def group_lasso(params: Any, axis: Axes = -1) -> jax.Array:
     leaves, dtype = _leaves("regularizers.group_lasso", params)
 
     def norms(w: jax.Array) -> jax.Array:
-        scale, _, norm = _scaled_norm(w, axis)
-        return scale * norm
+        (low, high), _, norm = _scaled_norm(w, axis)
+        return low * (high * norm)
 
     return _sum(leaves, norms).astype(dtype)
 
 
-def _scaled_norm(w: jax.Array, axis: Axes) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(c, v, n) with w = c v and ‖w_g‖ = c n: c a power of 2 near the largest entry, 1 where all are 0."""
+def _scaled_norm(w: jax.Array, axis: Axes) -> tuple[tuple[jax.Array, jax.Array], jax.Array, jax.Array]:
+    """(c, v, n) with w = c v and ‖w_g‖ = c n: c a power of 2 near the largest entry, 1 where all are 0.
+
+    c comes as two factors: it may be twice the largest number.
+    """
     try:
         axes = () if not w.ndim else axis
         largest = jnp.max(jnp.abs(w), axis=axes, initial=0.0, keepdims=True)
@@ -313,7 +316,7 @@ def _scaled_norm(w: jax.Array, axis: Axes) -> tuple[jax.Array, jax.Array, jax.Ar
     square = jnp.sum(jnp.square(v), axis=axes, keepdims=True)
     empty = square == 0
     norm = jnp.where(empty, 0.0, jnp.sqrt(jnp.where(empty, 1.0, square)))
-    return low * high, v, norm
+    return (low, high), v, norm
 
 
 @group_lasso.forward

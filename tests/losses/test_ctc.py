@@ -38,8 +38,11 @@ def test_beside_optaxs(name):
     args = (x, pads, jnp.float32(-30.0))
     got, want = (namesake.both_passes(f, args)[0] for f in (ours, theirs))
     jax.tree.map(np.testing.assert_array_equal, got, want)
-    for error, allowed in namesake.errors(ours, theirs, args, jnp.float32):
-        assert error <= allowed * 1.5
+    # log ε has one number for a bar, whose error is chance on both sides.
+    for (error, allowed), more in zip(
+        namesake.errors(ours, theirs, args, jnp.float32), (1.5, 1.5, 4.0), strict=True
+    ):
+        assert error <= allowed * more
     assert namesake.kept_bytes(ours, args) < namesake.kept_bytes(theirs, args) / 2
 
 
@@ -89,7 +92,7 @@ def test_an_impossible_class_harms_no_other():
     ("change", "message"),
     [
         ({"labels": np.ones((2, 4), int)}, r"labels \(B, N\).*labels int32\[2,4\]"),
-        ({"labels": np.ones((3, 4), np.float32)}, r"labels must be integers"),
+        ({"labels": np.ones((3, 4), np.float32)}, r"labels came as float32"),
         ({"logits": np.ones((3, 0, 5), np.float32), "logit_paddings": np.ones((3, 0))}, r"one frame or more"),
         ({"blank_id": 5}, r"blank_id 5"),
     ],
