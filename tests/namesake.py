@@ -57,14 +57,14 @@ def loosely(f):
 
 
 def same_values(ours, theirs, args, ulps=1):
-    """The values are the same bit for bit; under jit, where XLA fuses the two differently, within some ULP."""
+    """The values are the same bit for bit; under jit, where XLA fuses the two otherwise, within some ULP."""
     jax.tree.map(np.testing.assert_array_equal, *(loosely(f)(*args) for f in (ours, theirs)))
     got, want = (both_passes(f, args)[0] for f in (ours, theirs))
     jax.tree.map(lambda a, b: np.testing.assert_array_max_ulp(np.asarray(a), np.asarray(b), ulps), got, want)
 
 
 def errors(ours, theirs, args, dtype, seed=0):
-    """For each float argument the largest error of our bar from that of theirs in float64, and what is allowed.
+    """For each float argument the largest error of our bar from theirs in float64, and what is allowed.
 
     That is the error of their bar, or one ULP of the largest entry: below it a single rounding is chance.
     """
