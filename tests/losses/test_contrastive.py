@@ -22,6 +22,7 @@ def test_ntxent_beside_optaxs(tau):
     assert namesake.kept_bytes(ours, args) < namesake.kept_bytes(theirs, args) / 3
 
 
+@pytest.mark.once
 def test_ntxent_where_there_are_no_negatives():
     """The loss is 0 whatever the embeddings; jax.grad of optax's is nan."""
     e = jax.random.normal(jax.random.key(0), (4, 3))
@@ -65,6 +66,7 @@ def test_triplets_beside_optaxs(args, options):
     assert namesake.kept_bytes(ours, args) <= namesake.kept_bytes(theirs, args)
 
 
+@pytest.mark.once
 def test_triplets_at_the_kink():
     """A tie is shared by halves, as jax.grad shares it."""
     x = jnp.array([[1.0, 0.0]])
@@ -76,6 +78,7 @@ def test_triplets_at_the_kink():
         assert bars == [share, share]
 
 
+@pytest.mark.once
 def test_bars_of_the_triplets_numbers():
     a, p, n = triplets(ordered=True)
     bars = [

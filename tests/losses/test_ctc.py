@@ -46,6 +46,7 @@ def test_beside_optaxs(name):
     assert namesake.kept_bytes(ours, args) < namesake.kept_bytes(theirs, args) / 2
 
 
+@pytest.mark.once
 def test_the_softmax_minus_the_posteriors():
     """Two frames, one label a of three classes: "_a", "a_" and "aa" spell it."""
     x = jnp.log(jnp.array([[[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]]]))
@@ -58,6 +59,7 @@ def test_the_softmax_minus_the_posteriors():
     np.testing.assert_allclose(bar, np.exp(x[0]) - np.stack([first, second]), atol=1e-6)
 
 
+@pytest.mark.once
 def test_no_bar_at_padding_and_rows_that_sum_to_zero():
     x, pads, labels, absent = operands()
     bar = jax.grad(lambda x: losses.ctc_loss(x, pads, labels, absent).sum())(x)
