@@ -176,7 +176,11 @@ def l1_samples(key: jax.Array) -> Iterator[Sample]:
         "params": "w̄ = R̄ (ρ sign(w) + (1 − ρ) w), for every leaf w",
         "l1_ratio": "ρ̄ = R̄ Σ (|w| − ½ w²)",
     },
-    residuals={"params": "the parameters, kept anyway", "l1_ratio": "ρ, a number"},
+    residuals={
+        "params": "the parameters, kept anyway",
+        "l1_ratio": "ρ, a number",
+        "difference": "A − B, a number: both sums have been taken",
+    },
     arrays=("l1_ratio",),
     integers=("l1_ratio",),
 )
@@ -202,20 +206,26 @@ def elastic_net(params: Any, l1_ratio: ArrayLike = 0.5) -> jax.Array:
     >>> jax.value_and_grad(regularizers.elastic_net)(jnp.array([2.0, 0.0]))
     (Array(2., dtype=float32), Array([1.5, 0. ], dtype=float32))
     """
+    absolute, half_squares, ratio, dtype = _parts(params, l1_ratio)
+    return (ratio * absolute + (1 - ratio) * half_squares).astype(dtype)
+
+
+def _parts(params: Any, l1_ratio: ArrayLike) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
+    """A = Σ |w|, B = ½ Σ w² and ρ as computed with, and the dtype of R."""
     leaves, dtype = _leaves("regularizers.elastic_net", params)
     ratio = jnp.asarray(l1_ratio)
     if ratio.ndim:
         raise RuleError(
             f"rule regularizers.elastic_net: l1_ratio must be a number, but came as {describe(ratio)}."
         )
-    ratio = ratio.astype(computing(dtype))
-    absolute, squares = _sum(leaves, jnp.abs), _sum(leaves, jnp.square)
-    return (ratio * absolute + (1 - ratio) * squares / 2).astype(dtype)
+    return _sum(leaves, jnp.abs), _sum(leaves, jnp.square) / 2, ratio.astype(computing(dtype)), dtype
 
 
 @elastic_net.forward
 def elastic_net_forward(params: Any, l1_ratio: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
-    return elastic_net.primal(params, l1_ratio), {"params": params, "l1_ratio": l1_ratio}
+    absolute, half_squares, ratio, dtype = _parts(params, l1_ratio)
+    y = (ratio * absolute + (1 - ratio) * half_squares).astype(dtype)
+    return y, {"params": params, "l1_ratio": l1_ratio, "difference": absolute - half_squares}
 
 
 # Derivation for R = ρ A + (1 − ρ) B, A = Σ |w|, B = ½ Σ w².
@@ -227,13 +237,11 @@ def elastic_net_backward(residuals: Mapping[str, Any], y_bar: jax.Array) -> dict
     params, l1_ratio = residuals["params"], residuals["l1_ratio"]
     wide = computing(y_bar.dtype)
     ratio = l1_ratio.astype(wide)
-    leaves = [w.astype(wide) for w in jax.tree.leaves(params)]
-    difference = jnp.asarray(_sum(leaves, lambda w: jnp.abs(w) - jnp.square(w) / 2)).astype(wide)
     return {
         "params": _bars(
             params, y_bar, lambda w, r_bar: r_bar * (ratio * jnp.sign(w) + (1 - ratio) * w)
         ),  # (2)
-        "l1_ratio": (y_bar.astype(wide) * difference).astype(l1_ratio.dtype),  # (3)
+        "l1_ratio": (y_bar.astype(wide) * residuals["difference"].astype(wide)).astype(l1_ratio.dtype),  # (3)
     }
 
 
@@ -290,14 +298,17 @@ def group_lasso(params: Any, axis: Axes = -1) -> jax.Array:
     leaves, dtype = _leaves("regularizers.group_lasso", params)
 
     def norms(w: jax.Array) -> jax.Array:
-        scale, _, norm = _scaled_norm(w, axis)
-        return scale * norm
+        (low, high), _, norm = _scaled_norm(w, axis)
+        return low * (high * norm)
 
     return _sum(leaves, norms).astype(dtype)
 
 
-def _scaled_norm(w: jax.Array, axis: Axes) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(c, v, n) with w = c v and ‖w_g‖ = c n: c a power of 2 near the largest entry, 1 where all are 0."""
+def _scaled_norm(w: jax.Array, axis: Axes) -> tuple[tuple[jax.Array, jax.Array], jax.Array, jax.Array]:
+    """(c, v, n) with w = c v and ‖w_g‖ = c n: c a power of 2 near the largest entry, 1 where all are 0.
+
+    c comes as two factors: it may be twice the largest number.
+    """
     try:
         axes = () if not w.ndim else axis
         largest = jnp.max(jnp.abs(w), axis=axes, initial=0.0, keepdims=True)
@@ -313,7 +324,7 @@ def _scaled_norm(w: jax.Array, axis: Axes) -> tuple[jax.Array, jax.Array, jax.Ar
     square = jnp.sum(jnp.square(v), axis=axes, keepdims=True)
     empty = square == 0
     norm = jnp.where(empty, 0.0, jnp.sqrt(jnp.where(empty, 1.0, square)))
-    return low * high, v, norm
+    return (low, high), v, norm
 
 
 @group_lasso.forward

@@ -83,7 +83,7 @@ def test_edges(name):
         bars.append(pullback(jnp.ones_like(y))[0])
     np.testing.assert_array_equal(*values)
     finite = np.isfinite(bars[1])
-    np.testing.assert_array_equal(bars[0][finite], bars[1][finite])
+    np.testing.assert_array_max_ulp(np.asarray(bars[0])[finite], np.asarray(bars[1])[finite], 1)
 
 
 def test_nothing_counts():

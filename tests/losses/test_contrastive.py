@@ -15,14 +15,14 @@ def test_ntxent_beside_optaxs(tau):
     labels = jnp.arange(12) // 3
     args = (jax.random.normal(jax.random.key(0), (12, 5)), jnp.float32(tau))
     ours, theirs = (lambda e, tau, f=f: f(e, labels, tau) for f in (losses.ntxent, optax.losses.ntxent))
-    got, want = (namesake.both_passes(f, args)[0] for f in (ours, theirs))
-    np.testing.assert_array_equal(got, want)
+    namesake.same_values(ours, theirs, args)
     for dtype, more in ((jnp.float32, 1.5), (jnp.bfloat16, 1.0)):
         for error, allowed in namesake.errors(ours, theirs, args, dtype):
             assert error <= allowed * more, dtype
     assert namesake.kept_bytes(ours, args) < namesake.kept_bytes(theirs, args) / 3
 
 
+@pytest.mark.once
 def test_ntxent_where_there_are_no_negatives():
     """The loss is 0 whatever the embeddings; jax.grad of optax's is nan."""
     e = jax.random.normal(jax.random.key(0), (4, 3))
@@ -34,7 +34,7 @@ def test_ntxent_where_there_are_no_negatives():
 def test_ntxent_of_an_embedding_of_zeros():
     e = jax.random.normal(jax.random.key(0), (4, 3)).at[1].set(0.0)
     labels = jnp.array([0, 0, 1, 1])
-    bars = [jax.grad(f)(e, labels) for f in (losses.ntxent, optax.losses.ntxent)]
+    bars = [jax.grad(namesake.loosely(f))(e, labels) for f in (losses.ntxent, optax.losses.ntxent)]
     np.testing.assert_allclose(*bars, rtol=1e-4, atol=1e-4 * float(jnp.abs(bars[1]).max()))
 
 
@@ -48,10 +48,9 @@ def triplets(ordered=False):
     [
         (triplets(), {}),
         (triplets(), {"margin": jnp.arange(16.0) / 8, "axis": 1, "eps": 1e-3}),
-        (triplets(ordered=True), {"norm_degree": 3}),
-        (triplets(ordered=True), {"norm_degree": 1}),
-        (triplets(ordered=True), {"norm_degree": 2.5}),
         (triplets(), {"norm_degree": -2}),
+        (triplets(ordered=True), {"norm_degree": 3}),
+        (triplets(ordered=True), {"norm_degree": 2.5}),
     ],
 )
 def test_triplets_beside_optaxs(args, options):
@@ -63,10 +62,11 @@ def test_triplets_beside_optaxs(args, options):
     np.testing.assert_allclose(got, want, rtol=0 if options.get("norm_degree", 2) == 2 else 3e-7, atol=3e-7)
     for dtype, more in ((jnp.float32, 1.5), (jnp.bfloat16, 1.0)):
         for error, allowed in namesake.errors(ours, theirs, args, dtype):
-            assert error <= allowed * more + 1e-7, dtype
+            assert error <= allowed * more, dtype
     assert namesake.kept_bytes(ours, args) <= namesake.kept_bytes(theirs, args)
 
 
+@pytest.mark.once
 def test_triplets_at_the_kink():
     """A tie is shared by halves, as jax.grad shares it."""
     x = jnp.array([[1.0, 0.0]])
@@ -78,6 +78,7 @@ def test_triplets_at_the_kink():
         assert bars == [share, share]
 
 
+@pytest.mark.once
 def test_bars_of_the_triplets_numbers():
     a, p, n = triplets(ordered=True)
     bars = [

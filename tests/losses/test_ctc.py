@@ -38,11 +38,15 @@ def test_beside_optaxs(name):
     args = (x, pads, jnp.float32(-30.0))
     got, want = (namesake.both_passes(f, args)[0] for f in (ours, theirs))
     jax.tree.map(np.testing.assert_array_equal, got, want)
-    for error, allowed in namesake.errors(ours, theirs, args, jnp.float32):
-        assert error <= allowed * 1.5
+    # log ε has one number for a bar, whose error is chance on both sides.
+    for (error, allowed), more in zip(
+        namesake.errors(ours, theirs, args, jnp.float32), (1.5, 1.5, 4.0), strict=True
+    ):
+        assert error <= allowed * more
     assert namesake.kept_bytes(ours, args) < namesake.kept_bytes(theirs, args) / 2
 
 
+@pytest.mark.once
 def test_the_softmax_minus_the_posteriors():
     """Two frames, one label a of three classes: "_a", "a_" and "aa" spell it."""
     x = jnp.log(jnp.array([[[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]]]))
@@ -55,6 +59,7 @@ def test_the_softmax_minus_the_posteriors():
     np.testing.assert_allclose(bar, np.exp(x[0]) - np.stack([first, second]), atol=1e-6)
 
 
+@pytest.mark.once
 def test_no_bar_at_padding_and_rows_that_sum_to_zero():
     x, pads, labels, absent = operands()
     bar = jax.grad(lambda x: losses.ctc_loss(x, pads, labels, absent).sum())(x)
@@ -89,7 +94,7 @@ def test_an_impossible_class_harms_no_other():
     ("change", "message"),
     [
         ({"labels": np.ones((2, 4), int)}, r"labels \(B, N\).*labels int32\[2,4\]"),
-        ({"labels": np.ones((3, 4), np.float32)}, r"labels must be integers"),
+        ({"labels": np.ones((3, 4), np.float32)}, r"labels came as float32"),
         ({"logits": np.ones((3, 0, 5), np.float32), "logit_paddings": np.ones((3, 0))}, r"one frame or more"),
         ({"blank_id": 5}, r"blank_id 5"),
     ],

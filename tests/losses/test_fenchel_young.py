@@ -35,10 +35,11 @@ def test_the_registry_does_not_grow():
 
 
 def test_arguments_of_the_max_function():
+    """They count; optax loses them, since jnp.vectorize passes no keyword arguments on."""
     loss = losses.make_fenchel_young_loss(logsumexp)
-    theirs = optax.losses.make_fenchel_young_loss(logsumexp)
     b = jnp.arange(1.0, 7.0)
-    np.testing.assert_allclose(loss(S, T, b=b), theirs(S, T, b=b), rtol=1e-6)
+    want = jax.vmap(lambda s: logsumexp(s, b=b))(S) - (S * T).sum(-1)
+    np.testing.assert_allclose(loss(S, T, b=b), want, rtol=1e-6)
     want = jax.grad(lambda b: jax.vmap(lambda s: logsumexp(s, b=b))(S).sum())(b)
     np.testing.assert_allclose(jax.grad(lambda b: loss(S, T, b=b).sum())(b), want, rtol=1e-5)
 

@@ -31,8 +31,9 @@ from overbar.rule import Sample, rule
 
 
 def peak_of(x: jax.Array, axis: Axes, mask: jax.Array | None) -> jax.Array:
-    """The largest entry of each row, which is taken off before the exponential."""
-    return jax.lax.stop_gradient(jnp.max(x, axis, where=mask, initial=-jnp.inf, keepdims=True))
+    """The largest entry of each row, which is taken off before the exponential; 0 where it is infinite."""
+    peak = jax.lax.stop_gradient(jnp.max(x, axis, where=mask, initial=-jnp.inf, keepdims=True))
+    return jnp.where(jnp.isfinite(peak), peak, jnp.zeros((), x.dtype))
 
 
 def exponentials(x: jax.Array, peak: jax.Array, mask: jax.Array | None) -> jax.Array:

@@ -191,9 +191,9 @@ def ntxent_samples(key: jax.Array) -> Iterator[Sample]:
         "eps": "ε̄ = L̄ [L > 0] (d⁺/S⁺ − d⁻/S⁻)/k",
     },
     residuals={
-        "anchors": "a",
-        "positives": "p",
-        "negatives": "n",
+        "near": "a − p",
+        "far": "a − n",
+        "shapes": "arrays of the inputs' shapes and dtypes without an entry",
         "norm_degree": "k, a number",
         "margin": "m",
         "eps": "ε",
@@ -304,10 +304,12 @@ def triplet_margin_loss_forward(
     eps: jax.Array,
 ) -> tuple[jax.Array, dict[str, Any]]:
     y = triplet_margin_loss.primal(anchors, positives, negatives, axis, norm_degree, margin, eps)
+    ap, an, _, dtype = _triplet(anchors, positives, negatives, norm_degree, margin, eps, axis)
+    inputs = {"anchors": anchors, "positives": positives, "negatives": negatives}
     return y, {
-        "anchors": anchors,
-        "positives": positives,
-        "negatives": negatives,
+        "near": ap.astype(dtype),
+        "far": an.astype(dtype),
+        "shapes": {n: jnp.zeros((0, *x.shape), x.dtype) for n, x in inputs.items()},
         "norm_degree": norm_degree,
         "margin": margin,
         "eps": eps,
@@ -322,8 +324,10 @@ def triplet_margin_loss_forward(
 #   (4) a is used in both differences: ā = x̄⁺ + x̄⁻, p̄ = −x̄⁺, n̄ = −x̄⁻, with d̄⁺ = h L̄, d̄⁻ = −h L̄
 @triplet_margin_loss.backward
 def triplet_margin_loss_backward(residuals: Mapping[str, Any], y_bar: jax.Array, axis: int) -> dict[str, Any]:
-    ap, an, (k, margin, eps), _ = _triplet(**residuals, axis=axis)
-    wide = ap.dtype
+    wide = computing(residuals["near"].dtype)
+    ap, an = (residuals[n].astype(wide) for n in ("near", "far"))
+    numbers = {n: residuals[n] for n in ("norm_degree", "margin", "eps")}
+    k, margin, eps = (v.astype(wide) if n != "norm_degree" or is_float(v) else v for n, v in numbers.items())
     axes = check_axis("losses", "anchors", ap, axis)
     sums = [_power(x, k).sum(axis) + eps for x in (ap, an)]
     near, far = (_root(s, k) for s in sums)
@@ -344,10 +348,12 @@ def triplet_margin_loss_backward(residuals: Mapping[str, Any], y_bar: jax.Array,
     bars |= {"margin": h_bar, "eps": of_eps[0] + of_eps[1]}
     if of_k:
         bars["norm_degree"] = jnp.sum(of_k[0] + of_k[1])
+    inputs = {n: (x.shape[1:], x) for n, x in residuals["shapes"].items()}
+    inputs |= {n: (x.shape, x) for n, x in numbers.items()}
     return {
-        n: summed_to(residuals[n].shape, bar).astype(residuals[n].dtype)
+        n: summed_to(inputs[n][0], bar).astype(inputs[n][1].dtype)
         for n, bar in bars.items()
-        if is_float(residuals[n])
+        if is_float(inputs[n][1])
     }
 
 

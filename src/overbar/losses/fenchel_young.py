@@ -183,7 +183,8 @@ def make_fenchel_young_loss(max_fun: Max) -> Callable[..., jax.Array]:
 
     Returns:
       loss(scores, targets, **kwargs) over the last axis; kwargs go to max_fun. Those that are float
-      arrays have bars, others must be hashable.
+      arrays have bars, others must be hashable. (optax takes kwargs too, but jnp.vectorize does not
+      pass them on: its loss is that of max_fun's defaults.)
 
     Source: Blondel, Martins and Niculae, "Learning with Fenchel-Young losses", 2020.
 

@@ -43,7 +43,7 @@ class _Parts(NamedTuple):
     sure: jax.Array  # whether (7) holds
     h: jax.Array  # t₀ + t₁ E, without the E where (7) holds
     entropy: jax.Array  # c, without its E where (7) holds
-    power: Any  # v -> v r^γ
+    power: Any  # v, w -> v (w r^γ): v may be close to the smallest or the largest number, w not
     times_E: Any  # v -> v E where (7) holds, else v
 
 
@@ -70,7 +70,7 @@ def _parts(x: jax.Array, t: jax.Array, gamma: jax.Array) -> _Parts:
 
 
 def _power(u: jax.Array, E: jax.Array, s: jax.Array, h: jax.Array, sure: jax.Array, gamma: jax.Array) -> Any:
-    """v -> v r^γ = v (h/s)^γ, times e^−γu where the label is sure.
+    """v, w -> v (w r^γ) = v (w (h/s)^γ), times e^−γu where the label is sure.
 
     An error of the base or the exponent comes out γ and γu times as large: so what s and the product γu
     have lost by rounding is put back.
@@ -80,8 +80,9 @@ def _power(u: jax.Array, E: jax.Array, s: jax.Array, h: jax.Array, sure: jax.Arr
     rounded = jnp.where(sure, _product_error(gamma, u, exponent), jnp.zeros_like(exponent))
     lost = gamma * ((E - (s - 1)) / s) + rounded
     e = tail(exponent)
-    base = jnp.power(s / h, -gamma) / (1 + lost)
-    return lambda v: e.times(v, base * e.q)
+    base = jnp.power(s / h, -gamma)
+    base = base - base * lost
+    return lambda v, w: e.times(v, base * w * e.q)
 
 
 def _product_error(a: jax.Array, b: jax.Array, product: jax.Array) -> jax.Array:
@@ -103,7 +104,7 @@ def _by_logits(y_bar: Any, logits: Any, labels: Any, alpha: Any, gamma: Any) -> 
     p = _parts(logits, labels, gamma)
     wrong = (p.far - p.near * p.E) + gamma * ((p.far - p.near) * (p.entropy * (p.E / p.h)))
     slope = jnp.where(p.sure, -(1 + gamma * p.entropy), wrong) / p.s
-    return p.times_E(p.power(y_bar * _weight(labels, alpha)) * (p.sign * slope))  # (3)
+    return p.times_E(p.power(y_bar * _weight(labels, alpha), p.sign * slope))  # (3)
 
 
 def _by_labels(y_bar: Any, logits: Any, labels: Any, alpha: Any, gamma: Any) -> jax.Array:
@@ -111,12 +112,12 @@ def _by_labels(y_bar: Any, logits: Any, labels: Any, alpha: Any, gamma: Any) -> 
     slope = -p.sign * (p.u + gamma * (p.entropy * (1 - p.E) / p.h)) * _weight(labels, alpha)
     if alpha is not None:
         slope = slope + (2 * alpha - 1) * jnp.where(p.sure, p.entropy * p.E, p.entropy)
-    return p.power(y_bar * slope)  # (4)
+    return p.power(y_bar, slope)  # (4)
 
 
 def _by_alpha(y_bar: Any, logits: Any, labels: Any, gamma: Any) -> jax.Array:
     p = _parts(logits, labels, gamma)
-    return p.times_E(p.power(y_bar * (2 * labels - 1) * p.entropy))  # (6)
+    return p.times_E(p.power(y_bar, (2 * labels - 1) * p.entropy))  # (6)
 
 
 def _by_gamma(y_bar: Any, logits: Any, labels: Any, alpha: Any, gamma: Any) -> jax.Array:
@@ -125,7 +126,7 @@ def _by_gamma(y_bar: Any, logits: Any, labels: Any, alpha: Any, gamma: Any) -> j
     likely = jnp.log1p(-jnp.where(right < 0.5, right, 0))
     log_r = jnp.where(right < 0.5, likely, jnp.log(p.h) - jnp.log1p(p.E))
     log_r = jnp.where(p.sure, -p.u - jnp.log1p(p.E), log_r)
-    return p.times_E(p.power(y_bar * _weight(labels, alpha) * p.entropy * log_r))  # (5)
+    return p.times_E(p.power(y_bar * _weight(labels, alpha), p.entropy * log_r))  # (5)
 
 
 def _reference(logits: Any, labels: Any, *, alpha: Any, gamma: Any) -> jax.Array:
