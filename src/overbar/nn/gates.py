@@ -222,7 +222,7 @@ def gelu(x: ArrayLike, approximate: bool = True) -> jax.Array:
 
     Backward: x̄ = ȳ (Φ(x) + x φ(x)), accurate over the whole range; with Φ approximated,
     ½ ȳ (1 + t) (1 + x (1 − t) u') for t = tanh(u), u = √(2/π) (x + 0.044715 x³), with the error
-    of jax.grad: 32 ULP of ȳ itself in float32 (256 in float64), so that for x < −5 no digit of the
+    of jax.grad: 64 ULP of ȳ itself in float32 (512 in float64), so that for x < −5 no digit of the
     small bar is left. It is finite everywhere.
 
     Args:
