@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -95,17 +95,52 @@ class Decay(NamedTuple):
     Attributes:
       exponent: s -> (size, ...), with what else rest can use of it.
       rest: (s, e^−size, whether x < 0, size, ...) -> the other factor.
+      lifted: whether a large ȳ lifts an e^−size that is no normal number, as `tail` does. Otherwise
+        size must be |x|, and e^−|x| is the exponential that log(1 + e^x) has computed in forward.
     """
 
     exponent: Callable[..., tuple[jax.Array, ...]]
     rest: Callable[..., jax.Array]
     complement: bool
+    lifted: bool = True
+
+    def tail(self, x: jax.Array, size: jax.Array) -> Tail:
+        return tail(size) if self.lifted else Tail(_plain(x), jnp.zeros((), bool), 1.0, 1.0)
+
+
+@jax.custom_jvp
+def _plain(x: jax.Array) -> jax.Array:
+    """e^−|x|, whose slope at 0 is that from the right."""
+    return once(jnp.exp(-jnp.abs(x)))
+
+
+@_plain.defjvp
+def _plain_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (x_dot,) = primals, tangents
+    q = _plain(x)
+    return q, jnp.where(x < 0, q, -q) * x_dot
+
+
+@jax.custom_jvp
+def sigmas(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """σ(x) and σ(−x), each to its last digits, from the e^−x that `jax.lax.logistic` computes too."""
+    e = once(jnp.exp(-x))
+    one = 1 / (1 + e)
+    return one, jnp.where(x < 0, 1 - one, e * one)
+
+
+@sigmas.defjvp
+def _sigmas_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[Any, Any]:
+    (x,), (x_dot,) = primals, tangents
+    one, other = sigmas(x)
+    change = one * other * x_dot
+    return (one, other), (change, -change)
 
 
 def _value(f: Decay, y_bar: jax.Array, x: jax.Array) -> jax.Array:
     s, left = clipped_size(x), x < 0
     parts = f.exponent(s)
-    e = tail(parts[0])
+    e = f.tail(x, parts[0])
     slope = e.q * f.rest(s, e.small, left, *parts)
     bar = e.times(y_bar, slope)
     return jnp.where(left, bar, y_bar * (1 - jnp.where(e.far, 0.0, slope))) if f.complement else bar
@@ -125,7 +160,7 @@ def _times_slope_jvp(
     (y_bar, x), (y_bar_dot, x_dot) = primals, tangents
     s, left = clipped_size(x), x < 0
     parts, rates = jax.jvp(f.exponent, (s,), (jnp.ones_like(s),))
-    e = tail(parts[0])
+    e = f.tail(x, parts[0])
     variables, speeds = (s, e.small, *parts), (jnp.ones_like(s), -rates[0] * e.small, *rates)
     rest, rate = jax.jvp(lambda s, small, *parts: f.rest(s, small, left, *parts), variables, speeds)
     bend = e.times(y_bar, e.q * (rate - rates[0] * rest))

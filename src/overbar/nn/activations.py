@@ -2,7 +2,8 @@
 
 Each has the primal of its namesake, so that outputs are the same bit for bit. In float32 and
 float64 every bar is within 4 ULP of the truth, in float16 and bfloat16 within 1 ULP, over the
-whole range, results below the smallest normal number excepted (the CPU backend flushes them). For
+whole range, results below the smallest normal number excepted (the CPU backend flushes them); softplus' and
+log_sigmoid's as far as e^−|x| is no such number. For
 sigmoid and tanh that holds under `accuracy=jax.lax.AccuracyMode.HIGHEST`, the keyword that
 `jax.lax.logistic` and `jax.lax.tanh` have. Their default keeps the output, which the next layer
 keeps anyway, and has jax.grad's accuracy: 1 − y is 0 once y has rounded to 1 (z ≥ 17 in float32).
@@ -40,7 +41,12 @@ def _check_accuracy(name: str, x: ArrayLike, accuracy: Any) -> None:
 _LOGISTIC_SLOPE = Decay(
     exponent=lambda s: (s,), rest=lambda s, q, left, size: 1 / (1 + q * (2 + q)), complement=False
 )
-_LOGISTIC = Decay(exponent=lambda s: (s,), rest=lambda s, q, left, size: once(1 / (1 + q)), complement=True)
+_LOGISTIC = Decay(
+    exponent=lambda s: (s,),
+    rest=lambda s, q, left, size: once(1 / (1 + q)),
+    complement=True,
+    lifted=False,
+)
 
 
 # Derivation of z̄ for y = σ(z) = 1/(1 + e^−z).
@@ -155,7 +161,7 @@ def tanh(x: ArrayLike, /, *, accuracy: Accuracy = None) -> jax.Array:
 def softplus(x: ArrayLike) -> jax.Array:
     """Softplus, log(1 + e^x); the rule under `jax.nn.softplus`' name.
 
-    Backward: x̄ = ȳ σ(x), accurate over the whole range.
+    Backward: x̄ = ȳ σ(x), accurate as far as σ(x) is a normal number (x > −87 in float32).
 
     Args:
       x: any shape; float16, bfloat16, float32 or float64.
@@ -189,7 +195,7 @@ def softplus(x: ArrayLike) -> jax.Array:
 def log_sigmoid(x: ArrayLike) -> jax.Array:
     """Logarithm of the logistic sigmoid, log σ(x); the rule under `jax.nn.log_sigmoid`'s name.
 
-    Backward: x̄ = ȳ σ(−x), accurate over the whole range.
+    Backward: x̄ = ȳ σ(−x), accurate as far as σ(−x) is a normal number (x < 87 in float32).
 
     Args:
       x: any shape; float16, bfloat16, float32 or float64.

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from overbar._contract import RuleError, describe
-from overbar.nn._tails import times_slope
+from overbar.nn._tails import sigmas
 from overbar.nn._wide import axes_of, cast, check_real, wide
-from overbar.nn.activations import _LOGISTIC, _LOGISTIC_SLOPE
 from overbar.rule import Sample, rule
 
 _glu = jax.nn.glu  # as it is now: ours may take its place
@@ -27,7 +26,8 @@ _glu = jax.nn.glu  # as it is now: ours may take its place
 def glu(x: ArrayLike, axis: int = -1) -> jax.Array:
     """Gated linear unit, y = a σ(g), where x = (a, g) along the axis; under `jax.nn.glu`'s name.
 
-    Backward: ā = ȳ σ(g) and ḡ = ȳ a σ'(g), accurate over the whole range.
+    Backward: ā = ȳ σ(g) and ḡ = ȳ a σ'(g), accurate as far as σ(g) and σ(−g) are
+    normal numbers (|g| < 87 in float32).
 
     Args:
       x: of rank 1 or more, of an even size along the axis; float16, bfloat16, float32 or float64.
@@ -64,13 +64,12 @@ def glu_forward(x: jax.Array, axis: int) -> tuple[jax.Array, dict[str, Any]]:
 # Derivation for y = a σ(g), elementwise.
 #   (1) ẏ = σ(g) ȧ + a σ'(g) ġ
 #   (2) ā = ȳ σ(g) and ḡ = ȳ a σ'(g), side by side as the halves of x are
+#   (3) σ'(g) = σ(g) σ(−g)
 @glu.backward
 def glu_backward(residuals: Mapping[str, Any], y_bar: jax.Array, axis: int) -> dict[str, jax.Array]:
     a, g = jnp.split(wide(residuals["x"]), 2, axis)
-    bar = wide(y_bar)
-    x_bar = jnp.concatenate(
-        [times_slope(_LOGISTIC, bar, g), times_slope(_LOGISTIC_SLOPE, bar * a, g)], axis
-    )  # (2)
+    bar, (one, other) = wide(y_bar), sigmas(g)
+    x_bar = jnp.concatenate([bar * one, bar * a * (one * other)], axis)  # (2), (3)
     return {"x": cast(x_bar, y_bar.dtype)}
 
 

@@ -112,9 +112,11 @@ def logsumexp_backward(
 ) -> dict[str, jax.Array]:
     e, b = residuals["e"], residuals["b"]
     y_bar = y_bar[0] if return_sign else y_bar  # (4)
-    shares = times(_spread(wide(y_bar), e, axis, keepdims), residuals)  # (2)
+    g = _spread(wide(y_bar), e, axis, keepdims)
     if b is None:
-        return {"a": cast(shares, y_bar.dtype)}
+        return {"a": cast(times(g, residuals), y_bar.dtype)}  # (2)
+    g = jnp.where(jnp.isinf(residuals["total"]), 0.0, g)  # ȳ of a constant nan is nan too, and goes nowhere
+    shares = times(g, residuals)  # (2)
     a_shape = residuals["a"].shape[1:]
     return {
         "a": cast(summed_to(a_shape, shares * wide(b)), y_bar.dtype),  # (3)
@@ -245,13 +247,13 @@ def _exponentials(a: jax.Array, axis: Axis, where: jax.Array | None) -> tuple[ja
     """(e^(a − m), m) with m the largest entry that counts; 0 where an entry does not count.
 
     A +inf has all of the sum, shared by ties: the largest finite number is taken off instead of m,
-    which leaves e^inf at such an entry, made 2 (no other is above 1), and 0 at the others.
+    which leaves inf at such an entry, made 0, and −inf or almost at the others.
     """
     m = jax.lax.stop_gradient(jnp.max(a, axis=axis, where=where, initial=-jnp.inf, keepdims=True))
     limit = float(jnp.finfo(m.dtype).max)
     shift = jnp.where(jnp.isneginf(m), jnp.zeros_like(m), jnp.minimum(m, limit))
     a = a if where is None else jnp.where(where, a, -jnp.inf)
-    return jnp.minimum(jnp.exp(a - shift), 2), m
+    return jnp.exp(jnp.minimum(a - shift, 0)), m
 
 
 def _log_sum(a: jax.Array, axis: Axis, keepdims: bool, where: jax.Array | None) -> tuple[jax.Array, Kept]:
