@@ -17,6 +17,7 @@ FLOORS = {
     "_dtypes": 0,
     "_contract": 0,
     "_adapter": 0,
+    "_tails": 1,
     "rule": 1,
     "elementwise": 1.5,  # rules of one row, upon the rule
     "nn": 2,
@@ -71,8 +72,13 @@ def test_public_names_are_there():
 def test_a_rule_is_registered_under_its_public_name(module):
     rules = {name: value for name, value in vars(module).items() if isinstance(value, overbar.Rule)}
     assert rules
+    home = module.__name__.removeprefix("overbar.")
     for name, value in rules.items():
-        assert overbar.registry[f"{module.__name__.removeprefix('overbar.')}.{name}"] is value
+        # swish is silu, as in jax.nn: a second name of the same rule
+        assert overbar.registry.get(f"{home}.{name}", value) is value
+        assert overbar.registry[value.name] is value
+        assert value.name.startswith(f"{home}.")
+    assert {r.name for r in rules.values()} <= {f"{home}.{name}" for name in rules}
 
 
 def blocks(language):

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar._tails import tail
 from overbar.elementwise import elementwise
 from overbar.losses._inputs import beside, real_floats, same_shape
-from overbar.nn._tails import tail
 from overbar.rule import Sample
 
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import jax.scipy.special
 from jax.typing import ArrayLike
 
+from overbar._tails import tail
 from overbar.elementwise import elementwise
 from overbar.losses._inputs import real_floats
-from overbar.nn._tails import tail
 from overbar.rule import Sample
 
 # Derivation for L = a c r^γ, with

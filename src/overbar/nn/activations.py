@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from overbar._contract import RuleError
+from overbar._tails import Decay, check_real, exp_series, is_single, once, size_of, tail, times_slope
 from overbar.elementwise import elementwise
-from overbar.nn._tails import Decay, check_real, exp_series, is_single, once, size_of, tail, times_slope
 from overbar.rule import Sample
 
 Accuracy = jax.lax.AccuracyMode | jax.lax.Tolerance | None

@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from overbar.elementwise import elementwise
-from overbar.nn._tails import (
+from overbar._tails import (
     Decay,
     check_real,
     halves,
@@ -28,6 +27,7 @@ from overbar.nn._tails import (
     sigmas,
     times_slope,
 )
+from overbar.elementwise import elementwise
 
 
 def _times_silu_slope(y_bar: jax.Array, x: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from overbar._contract import RuleError, describe
-from overbar.nn._tails import sigmas
+from overbar._tails import sigmas
 from overbar.nn._wide import axes_of, cast, check_real, wide
 from overbar.rule import Sample, rule
 

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar._tails import check_real, clipped_size, exp_series, expm1, halves
 from overbar.elementwise import elementwise
-from overbar.nn._tails import check_real, clipped_size, exp_series, expm1, halves
 from overbar.rule import Sample
 
 
