@@ -10,6 +10,8 @@ import pytest
 
 from harness import data
 
+pytestmark = pytest.mark.once
+
 FASHION = "/usr/share/datasets/fashion-mnist"
 SMALL_LM = "--width 16 --heads 2 --layers 1 --context 16 --batch 4"
 

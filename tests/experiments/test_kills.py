@@ -20,6 +20,8 @@ import pytest
 
 import parity
 
+pytestmark = pytest.mark.once
+
 STEPS = [
     "--bits",
     "6",

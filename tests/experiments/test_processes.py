@@ -13,6 +13,8 @@ import pytest
 
 import parity
 
+pytestmark = pytest.mark.once
+
 # Plain descent, which would show a gradient that is summed or averaged twice: Adam does not look at its size.
 STEPS = ["--bits", "6", "--steps", "12", "--batch", "64", "--evaluate-every", "4", "--checkpoint-every", "5"]
 STEPS += ["--optimizer", "sgd:momentum=0.9", "--learning-rate", "0.3"]

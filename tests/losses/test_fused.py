@@ -10,6 +10,8 @@ import overbar
 from overbar import RuleError, losses
 from overbar.losses import fused
 
+pytestmark = pytest.mark.once  # the registry's tests run on every version
+
 
 def plain(h, w, labels):
     z = jnp.matmul(h, w)

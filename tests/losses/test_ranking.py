@@ -9,6 +9,8 @@ import pytest
 import namesake
 from overbar import RuleError, losses
 
+pytestmark = pytest.mark.once  # the registry's tests run on every version
+
 X, T, W = (jax.random.uniform(k, (5, 6)) for k in jax.random.split(jax.random.key(0), 3))
 MASK = jax.random.bernoulli(jax.random.key(1), 0.6, (5, 6)).at[2].set(False)
 

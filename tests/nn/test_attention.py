@@ -13,6 +13,8 @@ from overbar.check.oracle import Side
 from overbar.check.units.memory import kept_by
 from overbar.nn import _attention_blocks, attention
 
+pytestmark = pytest.mark.once  # the registry's tests run on every version
+
 
 def JAXS(*args, **options):
     """The namesake, which in bfloat16 promotes implicitly."""

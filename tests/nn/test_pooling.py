@@ -11,6 +11,8 @@ from overbar import RuleError, nn
 from overbar.check.oracle import Side
 from overbar.check.units.memory import kept_by
 
+pytestmark = pytest.mark.once  # the registry's tests run on every version
+
 POOLS = [nn.max_pool, nn.avg_pool]
 
 

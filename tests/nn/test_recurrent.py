@@ -14,6 +14,8 @@ from overbar import RuleError, nn
 from overbar.check.oracle import Side
 from overbar.check.units.memory import kept_by
 
+pytestmark = pytest.mark.once  # the registry's tests run on every version
+
 RULES = {"rnn": (nn.rnn, 1, 1, 1), "gru": (nn.gru, 3, 2, 1), "lstm": (nn.lstm, 4, 1, 2)}
 
 
