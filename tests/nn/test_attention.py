@@ -153,6 +153,7 @@ def test_without_a_batch_and_without_keys():
             np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.once
 def test_log_sum_exp_is_jax_nns_and_has_no_bar(by_blocks):
     options = {"return_residual": True, "is_causal": True, "key_value_seq_lengths": lengths(0, 4)}
     got, want = (
@@ -224,6 +225,7 @@ def test_is_no_further_from_the_truth_than_jax_grad(dtype, blocks, request):
 # ---------------------------------------------------------------------- second derivatives, transforms
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("x64")
 def test_second_derivatives_by_blocks(by_blocks):
     q, k, v = (x.astype(jnp.float64) for x in inputs(6, 6, 1, 1, 2, b=1))
@@ -242,6 +244,7 @@ def test_second_derivatives_by_blocks(by_blocks):
     np.testing.assert_allclose(*(jax.jit(grad_of_grad, static_argnums=0)(f) for f in (rule, twin)), rtol=1e-9)
 
 
+@pytest.mark.once
 def test_scale_has_a_bar_where_it_is_an_array(by_blocks):
     def of(f):
         return jax.jit(jax.grad(lambda c: (f(*inputs(), scale=c, is_causal=True) ** 2).sum()))(
