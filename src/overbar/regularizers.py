@@ -167,8 +167,8 @@ def l1_reference(params: Any) -> jax.Array:
 
 @l1.samples
 def l1_samples(key: jax.Array) -> Iterator[Sample]:
-    yield from l2_samples(key)
     yield Sample("zeros", ({"w": jnp.array([0.0, 1.0, -0.0])},), tags=("kink",))
+    yield from l2_samples(key)
 
 
 @rule(
@@ -255,9 +255,9 @@ def elastic_net_reference(params: Any, l1_ratio: jax.Array) -> jax.Array:
 
 @elastic_net.samples
 def elastic_net_samples(key: jax.Array) -> Iterator[Sample]:
+    yield Sample("zeros", ({"w": jnp.array([0.0, 1.0, -0.0])}, jnp.float32(0.75)), tags=("kink",))
     for name, params, tags in _trees(key):
         yield Sample(name, (params, jnp.float32(0.3)), tags=tags)
-    yield Sample("zeros", ({"w": jnp.array([0.0, 1.0, -0.0])}, jnp.float32(0.75)), tags=("kink",))
 
 
 Axes = int | tuple[int, ...] | None
@@ -357,8 +357,8 @@ def group_lasso_reference(params: Any, axis: Axes) -> jax.Array:
 
 @group_lasso.samples
 def group_lasso_samples(key: jax.Array) -> Iterator[Sample]:
-    for name, params, tags in _trees(key):
-        yield Sample(name, (params,), tags=tags)
     w = jax.random.normal(key, (2, 3, 4))
     yield Sample("two axes", (w,), {"axis": (0, 2)})
     yield Sample("a group of zeros", (w[0].at[1].set(0.0),), tags=("kink",))
+    for name, params, tags in _trees(key):
+        yield Sample(name, (params,), tags=tags)

@@ -379,13 +379,13 @@ def _samples(key: jax.Array) -> Iterator[Sample]:
 
 @max_pool.samples
 def max_pool_samples(key: jax.Array) -> Iterator[Sample]:
-    yield from _samples(key)
     tied = jnp.round(jax.random.normal(key, (2, 6, 6, 3)))
     yield Sample("ties", (tied,), {"window": 3, "strides": 2, "padding": 1}, tags=("kink",))
+    yield from _samples(key)
 
 
 @avg_pool.samples
 def avg_pool_samples(key: jax.Array) -> Iterator[Sample]:
-    yield from _samples(key)
     x = jax.random.normal(key, (2, 5, 4, 2))
     yield Sample("padding not counted", (x,), {"window": 3, "padding": "SAME", "count_include_pad": False})
+    yield from _samples(key)
