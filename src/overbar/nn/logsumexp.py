@@ -253,7 +253,8 @@ def _exponentials(a: jax.Array, axis: Axis, where: jax.Array | None) -> tuple[ja
     limit = float(jnp.finfo(m.dtype).max)
     shift = jnp.where(jnp.isneginf(m), jnp.zeros_like(m), jnp.minimum(m, limit))
     a = a if where is None else jnp.where(where, a, -jnp.inf)
-    return jnp.exp(jnp.minimum(a - shift, 0)), m
+    below = a - shift
+    return jnp.exp(jnp.where(below > 0, jnp.zeros_like(below), below)), m  # the slope at the peak is in full
 
 
 def _log_sum(a: jax.Array, axis: Axis, keepdims: bool, where: jax.Array | None) -> tuple[jax.Array, Kept]:
