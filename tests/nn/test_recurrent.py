@@ -165,7 +165,7 @@ def test_lstm_goes_on_where_it_stopped():
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("scale", [1.0, 40.0], ids=["ordinary", "saturated"])
-def test_error_is_at_most_autodiffs(name, dtype, scale):
+def test_error_is_near_autodiffs(name, dtype, scale):
     """Root mean square distance to the float64 bars of the same inputs, beside jax.grad's of a plain scan.
 
     In half precision it is far less. In float32 it is not always at most: one long product for the
