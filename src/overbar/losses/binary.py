@@ -168,8 +168,8 @@ def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> jax.Array:
 
     >>> import jax
     >>> from overbar import losses
-    >>> jax.value_and_grad(losses.hinge_loss)(0.25, 1)
-    (Array(0.75, dtype=float32, weak_type=True), Array(-1., dtype=float32, weak_type=True))
+    >>> print(*jax.value_and_grad(losses.hinge_loss)(0.25, 1))
+    0.75 -1.0
     """
     y = real_floats("losses.hinge_loss", "predictor_outputs", predictor_outputs)
     t = beside("losses.hinge_loss", "targets", targets, "predictor_outputs", y)
@@ -206,8 +206,8 @@ def perceptron_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> jax.Arr
 
     >>> import jax
     >>> from overbar import losses
-    >>> jax.value_and_grad(losses.perceptron_loss)(-0.25, 1)
-    (Array(0.25, dtype=float32, weak_type=True), Array(-1., dtype=float32, weak_type=True))
+    >>> print(*jax.value_and_grad(losses.perceptron_loss)(-0.25, 1))
+    0.25 -1.0
     """
     y = real_floats("losses.perceptron_loss", "predictor_outputs", predictor_outputs)
     t = beside("losses.perceptron_loss", "targets", targets, "predictor_outputs", y)

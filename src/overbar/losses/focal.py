@@ -191,7 +191,7 @@ def sigmoid_focal_loss(
     >>> print(f"{losses.sigmoid_focal_loss(0.0, 1):.4f}")
     0.1733
     >>> print(f"{jax.grad(losses.sigmoid_focal_loss)(10.0, 1):.4g}")
-    -2.808e-13
+    -2.807e-13
     """
     x = real_floats("losses.sigmoid_focal_loss", "logits", logits)
     t = jnp.astype(jnp.asarray(labels), x.dtype)

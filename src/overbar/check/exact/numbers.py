@@ -326,6 +326,8 @@ class Numbers:
     def atan2(self, y: Number, x: Number) -> Number:
         if y != y or x != x:
             return self.nan
+        if self.mp.isinf(y) and self.mp.isinf(x):  # along the diagonal; mpmath before 1.4 says nan
+            y, x = self.mp.sign(y), self.mp.sign(x)
         if y:
             return self.like(self.mp.atan2(y, x), y)
         return self.signed(+self.mp.pi if self.negative(x) else self.zero, self.negative(y))
