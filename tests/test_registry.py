@@ -34,6 +34,7 @@ def widened(tree):
     return jax.tree.map(wide, tree)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 def test_passes_the_check(rule):
     """In the form for test suites: in full it takes 10 s. The other samples are the next test's."""

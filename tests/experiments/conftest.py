@@ -26,25 +26,6 @@ def standard_promotion() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True, scope="session")
-def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What is compiled for one run is found there by the next, and by other processes."""
-    folder = str(tmp_path_factory.mktemp("compiled"))
-    names = {
-        "jax_compilation_cache_dir": folder,
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": 0,
-    }
-    before = {name: getattr(jax.config, name) for name in names}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in names.items():
-            jax.config.update(name, value)
-            patch.setenv(name.upper(), str(value))
-        yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
 @pytest.fixture
 def read_metrics() -> Callable[[Path], list[dict[str, Any]]]:
     """Reads a run's metrics.jsonl strictly: NaN and Infinity are no JSON."""
