@@ -44,25 +44,31 @@ MOST_REFERENCE = 2.0  # seconds of one call from which a reference is not timed
 
 
 class Case(NamedTuple):
-    """A function of its float inputs alone, as lists of arrays go in and come out."""
+    """A function of its float inputs, and of its other arrays, which are left out for their own values."""
 
-    function: Callable[[list[jax.Array]], list[jax.Array]]
+    function: Callable[..., list[jax.Array]]
     inputs: list[jax.Array]
+    others: list[jax.Array]
 
 
 def case(f: Callable[..., Any], sample: Sample) -> Case:
-    leaves, tree = jax.tree.flatten(sample.args)
-    arrays = [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in leaves]
-    where = [i for i, x in enumerate(arrays) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    numbers, tree = jax.tree.flatten(sample.args)
+    numbers = [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in numbers]
+    given, options = jax.tree.flatten(dict(sample.options))
+    floats = [i for i, x in enumerate(numbers) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    every = [*numbers, *given]
+    where = [i for i, x in enumerate(every) if i not in floats and isinstance(x, jax.Array)]
+    others = [every[i] for i in where]
 
-    def function(inputs: list[jax.Array]) -> list[jax.Array]:
-        filled = list(arrays)
-        for i, x in zip(where, inputs, strict=True):
+    def function(inputs: list[jax.Array], others: list[jax.Array] = others) -> list[jax.Array]:
+        filled = list(every)
+        for i, x in zip([*floats, *where], [*inputs, *others], strict=True):
             filled[i] = x
-        y = f(*jax.tree.unflatten(tree, filled), **sample.options)
+        args, named = filled[: len(numbers)], filled[len(numbers) :]
+        y = f(*jax.tree.unflatten(tree, args), **jax.tree.unflatten(options, named))
         return [leaf for leaf in jax.tree.leaves(y) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
 
-    return Case(function, [arrays[i] for i in where])
+    return Case(function, [numbers[i] for i in floats], others)
 
 
 def namesake(rule: Rule[..., Any]) -> Callable[..., Any] | None:
@@ -82,8 +88,8 @@ def peers(rule: Rule[..., Any], sample: Sample) -> dict[str, Case]:
     cases = {name: case(f, sample) for name, f in functions.items() if f is not None}
     if "namesake" in cases:
         try:
-            jax.eval_shape(cases["namesake"].function, cases["namesake"].inputs)
-        except (TypeError, ValueError):  # it takes other arguments
+            jax.eval_shape(lambda xs: jax.vjp(cases["namesake"].function, xs)[0], cases["namesake"].inputs)
+        except (TypeError, ValueError):  # it takes other arguments, or has no derivative for integers
             del cases["namesake"]
     return cases
 
@@ -105,23 +111,26 @@ def compiled(this: Case, key: jax.Array) -> Compiled:
     keys = jax.random.split(key, len(shapes))
     y_bars = [jax.random.normal(k, s.shape, s.dtype) for k, s in zip(keys, shapes, strict=True)]
 
-    def both(inputs: list[jax.Array], y_bars: list[jax.Array]) -> Any:
-        y, pullback = jax.vjp(this.function, inputs)
+    # All arrays are arguments: what XLA knows while it compiles it may work out then, or for minutes.
+    def both(inputs: list[jax.Array], others: list[jax.Array], y_bars: list[jax.Array]) -> Any:
+        y, pullback = jax.vjp(lambda xs: this.function(xs, others), inputs)
         return y, pullback(y_bars)[0]
 
-    def loss(inputs: list[jax.Array], y_bars: list[jax.Array]) -> jax.Array:
+    def loss(inputs: list[jax.Array], others: list[jax.Array], y_bars: list[jax.Array]) -> jax.Array:
         return sum(
-            (jnp.vdot(a, b) for a, b in zip(y_bars, this.function(inputs), strict=True)), jnp.float32(0)
+            (jnp.vdot(a, b) for a, b in zip(y_bars, this.function(inputs, others), strict=True)),
+            jnp.float32(0),
         ).real
 
-    forward = jax.jit(this.function).lower(this.inputs).compile()
+    arrays = (this.inputs, this.others)
+    forward = jax.jit(this.function).lower(*arrays).compile()
     start = time.perf_counter()
-    program = jax.jit(both).lower(this.inputs, y_bars).compile()
+    program = jax.jit(both).lower(*arrays, y_bars).compile()
     seconds = time.perf_counter() - start
-    analysis = jax.jit(jax.value_and_grad(loss)).lower(this.inputs, y_bars).compile().memory_analysis()
+    analysis = jax.jit(jax.value_and_grad(loss)).lower(*arrays, y_bars).compile().memory_analysis()
     return Compiled(
-        lambda: forward(this.inputs),
-        lambda: program(this.inputs, y_bars),
+        lambda: forward(*arrays),
+        lambda: program(*arrays, y_bars),
         seconds,
         analysis.temp_size_in_bytes if analysis else 0,
         kept_by(Side(lambda *xs: this.function(list(xs)), False), [np.asarray(x) for x in this.inputs])[0],

@@ -30,20 +30,21 @@ from overbar.losses._axes import (
 from overbar.rule import Sample, rule
 
 
-def peak_of(x: jax.Array, axis: Axes, mask: jax.Array | None) -> jax.Array:
-    """The largest entry of each row, which is taken off before the exponential; 0 where it is infinite."""
+# Forward and backward write the exponentials alike, and as jax.nn does: compiled together they are one.
+def shifted(x: jax.Array, axis: Axes, mask: jax.Array | None) -> jax.Array:
+    """x less the largest entry of its row that counts; −∞ where the mask leaves an entry out."""
     peak = jax.lax.stop_gradient(jnp.max(x, axis, where=mask, initial=-jnp.inf, keepdims=True))
-    return jnp.where(jnp.isfinite(peak), peak, jnp.zeros((), x.dtype))
+    return (x if mask is None else jnp.where(mask, x, -jnp.inf)) - peak
 
 
-def exponentials(x: jax.Array, peak: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """exp(x − peak), at most 1; 0 where the mask leaves an entry out."""
-    return jnp.exp((x if mask is None else jnp.where(mask, x, -jnp.inf)) - peak)
+def total_of(below: jax.Array, axis: Axes, mask: jax.Array | None) -> jax.Array:
+    """s = Σ exp over the entries of each row that count."""
+    return jnp.sum(jnp.exp(below), axis, where=mask, keepdims=True)
 
 
-def total_of(x: jax.Array, axis: Axes, mask: jax.Array | None) -> jax.Array:
-    """s = Σ exp(x − peak) over the entries of each row that count."""
-    return jnp.sum(exponentials(x, peak_of(x, axis, mask), mask), axis, where=mask, keepdims=True)
+def kept_on(mask: jax.Array | None, x: jax.Array) -> jax.Array:
+    """x on the mask, and 0 off it whatever stands there."""
+    return x if mask is None else jnp.where(mask, x, jnp.zeros((), x.dtype))
 
 
 # ---------------------------------------------------------------------- labels as distributions
@@ -67,6 +68,14 @@ def _dense(name: str, logits: ArrayLike, labels: ArrayLike, axis: Axes) -> tuple
     return x.astype(wide), t.astype(wide), dtype
 
 
+def _surprise(x: jax.Array, axis: Axes, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """log p, −∞ off the mask, as jax.nn.log_softmax has it; and s."""
+    below = shifted(x, axis, mask)
+    total = total_of(below, axis, mask)
+    log_p = below - jnp.log(total)
+    return (log_p if mask is None else jnp.where(mask, log_p, -jnp.inf)), total
+
+
 # Derivation for L = −Σ_k m_k t_k ℓ_k, where ℓ_k = x_k − log Σ_j m_j exp(x_j) and m is the mask.
 #   (1) ℓ̇_k = ẋ_k − Σ_j p_j ẋ_j, with p_j = exp(x_j − max x)/s, and 0 off the mask
 #   (2) L̇ = −Σ_k m_k t_k ẋ_k + (Σ_k m_k t_k) Σ_j p_j ẋ_j − Σ_k m_k ℓ_k ṫ_k
@@ -77,22 +86,16 @@ def _dense_backward(
 ) -> dict[str, Any]:
     logits, labels, total = residuals["logits"], residuals["labels"], residuals["total"]
     wide, axes = total.dtype, check_axis("losses", "logits", logits, axis)
-    x = logits.astype(wide)
-    peak = peak_of(x, axes, mask)
-    t, loss_bar = together(labels.astype(wide), x, jnp.expand_dims(y_bar.astype(wide), axes))[::2]
+    below = shifted(logits.astype(wide), axis, mask)
+    t, loss_bar = together(labels.astype(wide), below, jnp.expand_dims(y_bar.astype(wide), axes))[::2]
     weighted = kept_on(mask, loss_bar * t)
     share = jnp.sum(weighted, axes, keepdims=True) / total
-    logits_bar = kept_on(mask, share * exponentials(x, peak, mask) - weighted)  # (3)
+    logits_bar = kept_on(mask, share * jnp.exp(below) - weighted)  # (3)
     bars = {"logits": summed_to(logits.shape, logits_bar).astype(logits.dtype)}
     if is_float(labels):
-        labels_bar = kept_on(mask, -loss_bar * (x - peak - jnp.log(total)))  # (4)
+        labels_bar = kept_on(mask, -loss_bar * (below - jnp.log(total)))  # (4)
         bars["labels"] = summed_to(labels.shape, labels_bar).astype(labels.dtype)
     return bars
-
-
-def kept_on(mask: jax.Array | None, x: jax.Array) -> jax.Array:
-    """x on the mask, and 0 off it whatever stands there."""
-    return x if mask is None else jnp.where(mask, x, jnp.zeros((), x.dtype))
 
 
 _DENSE_BARS = {"logits": "x̄ = L̄ (p Σt − t), p = softmax(x)", "labels": "t̄ = −L̄ log p"}
@@ -143,18 +146,23 @@ def softmax_cross_entropy(
     """
     x, t, dtype = _dense("losses.softmax_cross_entropy", logits, labels, axis)
     mask = spread_mask(where, axis, x.ndim)
-    t, log_p = together(t, jax.nn.log_softmax(x, axis, mask))
-    return (-(t * log_p).sum(axis, where=mask)).astype(dtype)
+    return _of_rows(x, t, axis, mask)[0].astype(dtype)
+
+
+def _of_rows(x: jax.Array, t: jax.Array, axis: Axes, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """The losses, and s of each row."""
+    log_p, total = _surprise(x, axis, mask)
+    t, log_p = together(t, log_p)
+    return -(t * log_p).sum(axis, where=mask), total
 
 
 @softmax_cross_entropy.forward
 def softmax_cross_entropy_forward(
     logits: jax.Array, labels: jax.Array, axis: Axes, where: jax.Array | None
 ) -> tuple[jax.Array, dict[str, Any]]:
-    y = softmax_cross_entropy.primal(logits, labels, axis, where)
-    x, _, _ = _dense("losses.softmax_cross_entropy", logits, labels, axis)
-    total = total_of(x, axis, spread_mask(where, axis, x.ndim))
-    return y, {"logits": logits, "labels": labels, "total": total, "where": where}
+    x, t, dtype = _dense("losses.softmax_cross_entropy", logits, labels, axis)
+    y, total = _of_rows(x, t, axis, spread_mask(where, axis, x.ndim))
+    return y.astype(dtype), {"logits": logits, "labels": labels, "total": total, "where": where}
 
 
 @softmax_cross_entropy.backward
@@ -233,19 +241,18 @@ def safe_softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Arra
     >>> jax.grad(losses.safe_softmax_cross_entropy)(x, t)
     Array([-0.5,  0.5,  0. ], dtype=float32)
     """
-    x, t, dtype = _dense("losses.safe_softmax_cross_entropy", logits, labels, -1)
-    t, log_p = together(t, jax.nn.log_softmax(x, -1))
-    terms = jnp.where(t != 0.0, t * log_p, jnp.zeros_like(log_p))
-    return (-jnp.sum(terms, -1)).astype(dtype)
+    return safe_softmax_cross_entropy_forward(jnp.asarray(logits), jnp.asarray(labels))[0]
 
 
 @safe_softmax_cross_entropy.forward
 def safe_softmax_cross_entropy_forward(
     logits: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, dict[str, Any]]:
-    x, _, _ = _dense("losses.safe_softmax_cross_entropy", logits, labels, -1)
-    y = safe_softmax_cross_entropy.primal(logits, labels)
-    return y, {"logits": logits, "labels": labels, "total": total_of(x, -1, None)}
+    x, t, dtype = _dense("losses.safe_softmax_cross_entropy", logits, labels, -1)
+    log_p, total = _surprise(x, -1, None)
+    t, log_p = together(t, log_p)
+    y = -jnp.sum(jnp.where(t != 0.0, t * log_p, jnp.zeros_like(log_p)), -1)
+    return y.astype(dtype), {"logits": logits, "labels": labels, "total": total}
 
 
 @safe_softmax_cross_entropy.backward
@@ -324,11 +331,25 @@ def softmax_cross_entropy_with_integer_labels(
     Array([[ 0.5, -0.5]], dtype=float32)
     """
     x, labels, axis, mask = _numbered(logits, labels, axis, where)
+    return _of_labels(x, labels, axis, mask)[0].astype(jnp.asarray(logits).dtype)
+
+
+def _exponentials(x: jax.Array, axis: int, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """exp(x − m), 0 off the mask, and m, the largest entry of each row or 0 where that is infinite."""
+    peak = jnp.max(x, axis, where=mask, initial=-jnp.inf, keepdims=True)
+    peak = jax.lax.stop_gradient(jnp.where(jnp.isfinite(peak), peak, jnp.zeros((), x.dtype)))
+    return jnp.exp((x if mask is None else jnp.where(mask, x, -jnp.inf)) - peak), peak
+
+
+def _of_labels(
+    x: jax.Array, labels: jax.Array, axis: int, mask: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """The losses, with the arithmetic of jax.nn.logsumexp, and s of each row."""
+    powers, peak = _exponentials(x, axis, mask)
+    total = jnp.sum(powers, axis, where=mask, keepdims=True)
     of_label = jnp.take_along_axis(x, jnp.expand_dims(labels, axis), axis).take(0, axis)
-    y = jax.nn.logsumexp(x, axis, where=mask) - of_label
-    if mask is not None:
-        y = jnp.where(jnp.any(mask, axis), y, 0.0)
-    return y.astype(jnp.asarray(logits).dtype)
+    y = (jnp.log(total) + peak).squeeze(axis) - of_label
+    return (y if mask is None else jnp.where(jnp.any(mask, axis), y, 0.0)), total
 
 
 def _numbered(
@@ -374,10 +395,8 @@ def _classes_back(x: jax.Array, axes: tuple[int, ...], shape: tuple[int, ...]) -
 def softmax_cross_entropy_with_integer_labels_forward(
     logits: jax.Array, labels: jax.Array, axis: int | tuple[int, ...], where: jax.Array | None
 ) -> tuple[jax.Array, dict[str, Any]]:
-    y = softmax_cross_entropy_with_integer_labels.primal(logits, labels, axis, where)
-    x, _, one_axis, mask = _numbered(logits, labels, axis, where)
-    total = total_of(x, one_axis, mask)
-    return y, {"logits": logits, "labels": labels, "total": total, "where": where}
+    y, total = _of_labels(*_numbered(logits, labels, axis, where))
+    return y.astype(logits.dtype), {"logits": logits, "labels": labels, "total": total, "where": where}
 
 
 # Derivation for L = log Σ_j m_j exp(x_j) − x_label, m the mask.
@@ -397,7 +416,7 @@ def softmax_cross_entropy_with_integer_labels_backward(
     classes = x.shape[one_axis]
     numbers = jax.lax.broadcasted_iota(labels.dtype, x.shape, one_axis)
     is_label = numbers == jnp.where(labels < 0, labels + classes, labels)
-    p_part = kept_on(mask, loss_bar / total * exponentials(x, peak_of(x, one_axis, mask), mask))
+    p_part = kept_on(mask, _exponentials(x, one_axis, mask)[0] * (loss_bar / total))
     bar = p_part - jnp.where(is_label, loss_bar, jnp.zeros((), x.dtype))  # (2)
     bar = summed_to(x.shape, bar)
     if isinstance(axis, tuple):

@@ -155,15 +155,10 @@ def ntxent_backward(residuals: Mapping[str, Any], y_bar: jax.Array) -> dict[str,
 def ntxent_reference(embeddings: jax.Array, labels: jax.Array, temperature: jax.Array) -> jax.Array:
     u = embeddings / jnp.linalg.norm(embeddings, axis=1, keepdims=True)
     powers = jnp.exp(u @ u.T / temperature)
-    terms = []
-    for i in range(labels.shape[0]):
-        others = jnp.where(labels != labels[i], powers[i], 0).sum()
-        for j in range(labels.shape[0]):
-            if i != j:
-                term = jnp.log1p(others / powers[i, j])
-                terms.append(jnp.where(labels[i] == labels[j], jnp.stack([term, jnp.ones_like(term)]), 0))
-    total = sum(terms, jnp.zeros(2))
-    return total[0] / total[1]
+    same = jax.vmap(lambda label: labels == label)(labels)
+    others = jnp.where(same, 0, powers).sum(1, keepdims=True)
+    pairs = jnp.where(jnp.identity(labels.size, bool), False, same)
+    return jnp.where(pairs, jnp.log1p(others / powers), 0).sum() / pairs.sum().astype(powers.dtype)
 
 
 @ntxent.samples

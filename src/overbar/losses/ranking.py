@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from overbar._contract import RuleError, describe, is_float
 from overbar._dtypes import computing
 from overbar.losses._axes import check_float
-from overbar.losses.classification import exponentials, kept_on, peak_of, total_of
+from overbar.losses.classification import kept_on, shifted, total_of
 from overbar.rule import Sample, rule
 
 Reduce = Callable[..., Any] | None
@@ -72,7 +72,7 @@ def ranking_softmax_loss(
     1.408
     """
     x, weighted, mask, dtype = _lists(logits, labels, where, weights)
-    return _reduced(_of_lists(x, weighted, mask), mask, reduce_fn).astype(dtype)
+    return _reduced(_of_lists(x, weighted, mask)[0], mask, reduce_fn).astype(dtype)
 
 
 def _lists(
@@ -97,12 +97,16 @@ def _lists(
     return x.astype(wide), t, mask, x.dtype
 
 
-def _log_p(x: jax.Array, mask: jax.Array | None) -> jax.Array:
-    return jax.nn.log_softmax(x if mask is None else jnp.where(mask, x, -jnp.inf), axis=-1)
+def _below(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """The logits less the largest of their list, −∞ for those that do not count."""
+    return shifted(x if mask is None else jnp.where(mask, x, -jnp.inf), -1, None)
 
 
-def _of_lists(x: jax.Array, weighted: jax.Array, mask: jax.Array | None) -> jax.Array:
-    return -jnp.sum(weighted * _log_p(x, mask), axis=-1, where=mask)
+def _of_lists(x: jax.Array, weighted: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """The losses, and the sum of the exponentials of each list."""
+    below = _below(x, mask)
+    total = total_of(below, -1, None)
+    return -jnp.sum(weighted * (below - jnp.log(total)), axis=-1, where=mask), total
 
 
 def _reduced(losses: jax.Array, mask: jax.Array | None, reduce_fn: Reduce) -> jax.Array:
@@ -125,13 +129,13 @@ def ranking_softmax_loss_forward(
     reduce_fn: Reduce,
 ) -> tuple[jax.Array, dict[str, Any]]:
     x, weighted, mask, dtype = _lists(logits, labels, where, weights)
-    lists = _of_lists(x, weighted, mask)
+    lists, total = _of_lists(x, weighted, mask)
     return _reduced(lists, mask, reduce_fn).astype(dtype), {
         "logits": logits,
         "labels": labels,
         "where": where,
         "weights": weights,
-        "total": total_of(x, -1, mask),
+        "total": total,
         "lists": None if reduce_fn in (None, jnp.mean, jnp.sum) else lists,
     }
 
@@ -149,12 +153,12 @@ def ranking_softmax_loss_backward(
     x, weighted, mask, _ = _lists(logits, labels, residuals["where"], weights)
     total, wide = residuals["total"], x.dtype
     list_bar = _list_bars(y_bar.astype(wide), residuals["lists"], x.shape[:-1], mask, reduce_fn)[..., None]
-    peak = peak_of(x, -1, mask)
+    below = _below(x, mask)
     of_items = list_bar * weighted
     share = jnp.sum(of_items, axis=-1, keepdims=True) / total
-    x_bar = kept_on(mask, share * exponentials(x, peak, mask) - of_items)  # (2)
+    x_bar = kept_on(mask, share * jnp.exp(below) - of_items)  # (2)
     bars = {"logits": x_bar.astype(logits.dtype)}
-    surprise = kept_on(mask, -list_bar * (x - peak - jnp.log(total)))
+    surprise = kept_on(mask, -list_bar * (below - jnp.log(total)))
     if is_float(labels):
         t_bar = surprise if weights is None else surprise * weights.astype(wide)
         bars["labels"] = t_bar.astype(labels.dtype)  # (3)
