@@ -70,9 +70,9 @@ def _declare_passes(loss: Rule[..., jax.Array], margins: Any) -> None:
         scores = residuals["scores"]
         s, is_label, dtype = _scores(loss.name, scores, residuals["labels"])
         a = margins(s, is_label)
-        largest = (a == jnp.max(a, -1, keepdims=True)).astype(dtype)
-        among = largest / jnp.sum(largest, -1, keepdims=True)
-        bar = y_bar[..., None] * (among - is_label.astype(dtype))  # (2)
+        largest, nothing, whole = a == jnp.max(a, -1, keepdims=True), jnp.zeros((), dtype), y_bar[..., None]
+        share = whole / jnp.sum(largest.astype(dtype), -1, keepdims=True)
+        bar = jnp.where(largest, share, nothing) - jnp.where(is_label, whole, nothing)  # (2)
         return {"scores": summed_to(scores.shape, bar).astype(scores.dtype)}
 
 

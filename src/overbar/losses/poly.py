@@ -87,7 +87,7 @@ def poly_forward(
 # Derivation for L = Σ_i t_i (ε (1 − p_i) − log p_i), p = softmax(x), over the classes that count.
 #   (1) d log p_i = ẋ_i − Σ_j p_j ẋ_j, and ṗ_i = p_i d log p_i
 #   (2) L̇ = −Σ_i t_i (1 + ε p_i) (ẋ_i − Σ_j p_j ẋ_j) + Σ_i (ε (1 − p_i) − log p_i) ṫ_i + Σ_i t_i (1 − p_i) ε̇
-#   (3) x̄ = L̄ (p Σ_i t_i − t) + L̄ ε p (Σ_i t_i p_i − t)
+#   (3) x̄ = p (L̄ Σ_i t_i (1 + ε p_i) − L̄ ε t) − L̄ t: one number a row, then one pass
 #   (4) t̄ = L̄ (ε (1 − p) − log p)
 #   (5) ε̄ = Σ L̄ Σ_i t_i (1 − p_i)
 @poly_loss_cross_entropy.backward
@@ -105,7 +105,8 @@ def poly_backward(residuals: Mapping[str, Any], y_bar: jax.Array, axis: Axis) ->
     def total(terms: jax.Array) -> jax.Array:
         return jnp.sum(terms, axis=axis, keepdims=True)
 
-    x_bar = L_bar * ((p * total(t) - t) + e * p * (total(t * p) - t))  # (3)
+    row = L_bar * (total(t) + e * total(t * p))
+    x_bar = p * (row - L_bar * e * t) - L_bar * t  # (3)
     t_bar = L_bar * (e * (1 - p) - log_p)  # (4)
     return {
         "logits": bar_of(logits, where_given(where, x_bar)),
