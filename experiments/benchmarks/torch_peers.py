@@ -101,7 +101,7 @@ def cross_entropy(torch: Any, sample: Sample) -> Forward:
 
 def linear_cross_entropy(torch: Any, sample: Sample) -> Forward:
     only(sample)
-    labels = integers(torch, sample)
+    labels = integers(torch, sample) % sample.args[1].shape[-1]  # −1 is the last class
     return lambda h, w: torch.nn.functional.cross_entropy(h @ w, labels, reduction="none")
 
 

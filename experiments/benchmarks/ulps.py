@@ -3,7 +3,8 @@
 The truth is mpmath's where the function is small enough, else the twin in float64. An elementwise
 function is measured entry by entry over the whole range of float32; results below the smallest normal
 number are left out, since the CPU flushes them to zero. Anything else is measured on the rule's own
-samples, against the largest entry of the bar: the rounding of a sum goes with its largest term.
+samples, against the largest entry of the bar, or of ȳ where all of the bar is rounding: that of a sum
+goes with its largest term.
 """
 
 from __future__ import annotations
@@ -21,18 +22,27 @@ from overbar.check.exact import NotExact, exact_bars
 
 POINTS = 300
 MOST = 60_000  # additions of one evaluation with mpmath
+LEAST = 1e-4  # of the size of ȳ: a bar that is smaller throughout is what rounding has left of 0
 TINY = float(np.finfo(np.float32).tiny)
 
 Peers = Callable[[Rule[..., Any], Sample], Mapping[str, Any]]
 
 
 def worst(peers: Peers, rule: Rule[..., Any], samples: Iterable[Sample], key: jax.Array) -> dict[str, float]:
-    """The largest error of each peer's bars, by the peer's name, over all samples."""
+    """The largest error of each peer's bars, by the peer's name, over all samples.
+
+    None of what draws at random: a truth in float64 draws other numbers.
+    """
     found: dict[str, float] = {}
     samples = [s for s in samples if jax.tree.leaves(s.args) and "kink" not in s.tags]
-    by_entry = any(is_elementwise(peers(rule, s)["twin"]) for s in samples)
+    if any(
+        jnp.issubdtype(jnp.asarray(x).dtype, jax.dtypes.prng_key) for x in jax.tree.leaves(samples[0].args)
+    ):
+        return {}
+    several = next(s for s in samples if any(jnp.size(x) > 1 for x in jax.tree.leaves(s.args)))
+    by_entry = is_elementwise(peers(rule, several)["twin"])
     if by_entry:
-        samples = [swept(s, key) for s in samples[-1:]] + samples
+        samples = [swept(several, key)]
     for sample in samples:
         cases = dict(peers(rule, sample))
         cases.pop("reference", None)
@@ -55,7 +65,7 @@ def is_elementwise(twin: Any) -> bool:
 
 
 def swept(sample: Sample, key: jax.Array) -> Sample:
-    """The sample with numbers of both signs and all sizes for its first array; the others are drawn alike."""
+    """The sample with numbers of both signs and all sizes for its first float array; others as they were."""
     exponents = np.linspace(-37.5, 38, POINTS // 2)
     dense = np.linspace(-110, 110, POINTS)
     x = np.concatenate([-(10.0**exponents), 10.0**exponents, dense]).astype(np.float32)
@@ -65,9 +75,12 @@ def swept(sample: Sample, key: jax.Array) -> Sample:
         values = np.asarray(like).ravel()
         return jnp.asarray(rng.choice(values, x.size).astype(like.dtype))
 
-    first, *rest = sample.args
-    alike = [drawn(a) if isinstance(a, jax.Array) and a.shape == first.shape else a for a in rest]
-    return Sample("swept", (jnp.asarray(x), *alike), sample.options)
+    args = list(sample.args)
+    swept, *_ = [i for i, a in enumerate(args) if jnp.issubdtype(jnp.asarray(a).dtype, jnp.floating)]
+    shape = jnp.shape(args[swept])
+    alike = [drawn(a) if isinstance(a, jax.Array) and a.shape == shape else a for a in args]
+    alike[swept] = jnp.asarray(x)
+    return Sample("swept", tuple(alike), sample.options)
 
 
 def errors(cases: Mapping[str, Any], by_entry: bool, key: jax.Array) -> dict[str, float]:
@@ -81,8 +94,9 @@ def errors(cases: Mapping[str, Any], by_entry: bool, key: jax.Array) -> dict[str
     # The bar of a number beside arrays is a sum, whose rounding is not an entry's.
     counts = [i for i, t in enumerate(truth) if not by_entry or np.ndim(t) == np.ndim(truth[0])]
     got = {name: bars(c.function, inputs, y_bars) for name, c in cases.items()}
+    least = LEAST * max((np.max(np.abs(y_bar), initial=0.0) for y_bar in y_bars), default=0.0)
     return {
-        name: distance([b[i] for i in counts], [truth[i] for i in counts], by_entry)
+        name: distance([b[i] for i in counts], [truth[i] for i in counts], None if by_entry else least)
         for name, b in got.items()
     }
 
@@ -104,8 +118,11 @@ def true_bars(function: Callable[..., Any], inputs: Sequence[Any], y_bars: Seque
             return bars(lambda xs: plain(*xs), *wide)
 
 
-def distance(got: Sequence[Any], truth: Sequence[Any], by_entry: bool) -> float:
-    """The largest error in ULP; infinite where a finite truth came out as inf or nan."""
+def distance(got: Sequence[Any], truth: Sequence[Any], least: float | None) -> float:
+    """The largest error in ULP; infinite where a finite truth came out as inf or nan.
+
+    In ULP of each entry, or, where a least size is given, of the largest one if it is no smaller.
+    """
     largest = 0.0
     for g, t in zip(got, truth, strict=True):
         t = np.asarray(t, np.float64)
@@ -114,7 +131,7 @@ def distance(got: Sequence[Any], truth: Sequence[Any], by_entry: bool) -> float:
         counts = np.isfinite(t) & (size <= limit) & ((size >= TINY) | (t == 0))
         if not counts.any():
             continue
-        scale = size if by_entry else np.full_like(size, size[counts].max())
+        scale = size if least is None else np.full_like(size, max(size[counts].max(), least))
         ulp = np.spacing(np.maximum(scale, TINY).astype(np.float32), dtype=np.float32).astype(np.float64)
         with np.errstate(invalid="ignore"):
             error = np.where(np.isfinite(g), np.abs(np.asarray(g, np.float64) - t) / ulp, np.inf)

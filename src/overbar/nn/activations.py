@@ -218,10 +218,11 @@ def log_sigmoid(x: ArrayLike) -> jax.Array:
 
 
 def _times_soft_sign_slope(y_bar: jax.Array, x: jax.Array) -> jax.Array:
-    """ȳ/(1 + |x|)², in two factors, since the square overflows; 4 keeps the second one normal."""
+    """ȳ/(1 + |x|)², in two factors, since the square overflows; 4 keeps the factor normal."""
     s = size_of(x)
-    scale = jnp.where(s > 1, 4.0, 1.0)
-    return (y_bar / (1 + s)) * (scale / (1 + s)) / scale
+    far = s > 1
+    factor, back = once(jnp.where(far, 4.0, 1.0) / (1 + s)), jnp.where(far, 0.25, 1.0)
+    return (y_bar * back * factor) * factor * back
 
 
 # Derivation of x̄ for y = x/(1 + |x|).
@@ -333,11 +334,10 @@ def _root(x: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, 
 
 @jax.custom_jvp
 def _times_squareplus_slope(y_bar: jax.Array, x: jax.Array, b: jax.Array) -> jax.Array:
-    near, root, far, beyond = _root(x, b)
-    left = x < 0
-    numerator = jnp.where(left, 0.5 * b, 0.5 * (near + root))
-    slope = numerator / jnp.where(left, b + near * (near + root), root)  # (4), (3)
-    return jnp.where(left & beyond, 0.25 * ((y_bar / far) * (b / far)), y_bar * slope)
+    s, left = once(size_of(x)), x < 0
+    root = jnp.maximum(s, _root(x, b)[1])
+    part = once(0.5 * jnp.where(left, b, s) / root)
+    return y_bar * jnp.where(left, part, 0.5 + part) / jnp.where(left, root + s, 1.0)  # (4), (3)
 
 
 @_times_squareplus_slope.defjvp
@@ -367,7 +367,7 @@ def _times_squareplus_slope_by_b(y_bar: jax.Array, x: jax.Array, b: jax.Array) -
 #   (2) x̄ = ½ ȳ (1 + x/r), b̄ = ¼ ȳ/r
 #   (3) for x > 0 that is ½ (r + s)/r with s = |x|; for x < 0 it cancels, but
 #       ½ (1 − s/r) = ½ (r − s)/r = ½ b/((r + s) r)
-#   (4) (r + s) r = s² + b + s r = b + s (s + r), and far out x̄ = ¼ ȳ b/s²
+#   (4) r and r + s divide one after the other: their product overflows
 @elementwise(
     {"x": _times_squareplus_slope, "b": _times_squareplus_slope_by_b},  # (2)
     {"x": "x̄ = ½ ȳ (1 + x/√(x² + b))", "b": "b̄ = Σ ¼ ȳ/√(x² + b)"},
