@@ -2,12 +2,16 @@
 
 Of the N labels of a sequence there are N + 1 blank states φ_0 … φ_N, and N label states ε_0 … ε_{N−1}:
 φ_n waits before label n, ε_n emits it. Every array of states has the frames first, (T, B, states).
+
+The label states are held with an impossible one before the first, (T, B, N + 1): so each stands beside
+the blank state that it passes to. A shift of what is being computed would be an array of its own, or,
+fused with the exponentials, a loop that XLA does not vectorize.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +35,9 @@ _RESIDUALS = {
     "labels": "the data",
     "label_paddings": "the data",
     "log_epsilon": "η, a number",
-    "phi": "log α of the blank states after each frame",
-    "emit": "log α of the label states after each frame",
+    "phi": "log α of the blank states before each frame",
+    "emit": "log α of the label states before each frame",
+    "last": "log α of both after the last frame",
 }
 _ARRAYS = ("logits", "logit_paddings", "labels", "label_paddings", "log_epsilon")
 _INTEGERS = ("logit_paddings", "label_paddings", "log_epsilon")
@@ -66,7 +71,8 @@ class _Lattice:
         self.eta = eta.astype(dtype)
         self.pad = paddings.astype(dtype).T[:, :, None]
         again = (labels[:, :-1] == labels[:, 1:]).astype(dtype)
-        self.repeat = jnp.pad(again, ((0, 0), (0, 1)))[:, : self.number]  # 1 where the next label is the same
+        repeat = jnp.pad(again, ((0, 0), (0, 1)))[:, : self.number]  # 1 where the next label is the same
+        self.repeat = jnp.pad(repeat, ((0, 0), (1, 0)))
         self.length = self.number - jnp.sum(label_paddings, axis=1).astype(jnp.int32)
 
     def log_probabilities(self) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -83,7 +89,11 @@ class _Lattice:
     def start(self) -> tuple[jax.Array, jax.Array]:
         """log α before the first frame: all in φ_0."""
         phi = (jnp.ones((self.batch, self.number + 1), self.dtype) * self.eta).at[:, 0].set(0.0)
-        return phi, jnp.ones((self.batch, self.number), self.dtype) * self.eta
+        return phi, jnp.pad(
+            jnp.ones((self.batch, self.number), self.dtype) * self.eta,
+            ((0, 0), (1, 0)),
+            constant_values=-jnp.inf,
+        )
 
     def ends(self) -> jax.Array:
         """Which blank state is the last one of its sequence."""
@@ -91,33 +101,36 @@ class _Lattice:
         return number == self.length[:, None]
 
 
-def _with_last(phi: jax.Array, added: jax.Array) -> jax.Array:
-    """φ where all but the first state get what is added, as logarithms."""
-    return jnp.concatenate([phi[..., :1], jnp.logaddexp(phi[..., 1:], added)], axis=-1)
+class _Alphas(NamedTuple):
+    """log α: before each frame (T, B, N + 1), and of the blank and the label states at the end (B, N + 1)."""
+
+    phi: jax.Array
+    emit: jax.Array
+    last: tuple[jax.Array, jax.Array]
 
 
-def _alphas(lattice: _Lattice) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """log α of the blank and the label states after each frame, and of the blank states at the end."""
+def _alphas(lattice: _Lattice) -> _Alphas:
     repeat, eta = lattice.repeat, lattice.eta
 
     def frame(before: Any, x: Any) -> Any:
         (phi, emit), (log_emit, log_blank, pad) = before, x
-        passed = _with_last(phi, emit + eta * repeat)
-        next_emit = jnp.logaddexp(passed[:, :-1] + log_emit, emit + log_emit)
-        next_phi = _with_last(passed + log_blank, emit + log_blank + eta * (1.0 - repeat))
-        next_emit = pad * emit + (1.0 - pad) * next_emit
+        passed, own = jnp.logaddexp(phi, emit + eta * repeat), emit[:, 1:]
+        next_emit = jnp.logaddexp(passed[:, :-1] + log_emit, own + log_emit)
+        next_phi = jnp.logaddexp(passed + log_blank, emit + log_blank + eta * (1.0 - repeat))
+        next_emit = pad * own + (1.0 - pad) * next_emit
         next_phi = pad * phi + (1.0 - pad) * next_phi
-        return (next_phi, next_emit), (next_phi, next_emit)
+        return (next_phi, jax.lax.dynamic_update_slice(emit, next_emit, (0, 1))), before
 
     _, log_emit, log_blank = lattice.log_probabilities()
     xs = (log_emit, log_blank, lattice.pad)
     start = vary_over(lattice.start(), varying_axes((xs, repeat, eta)))
-    _, (phi, emit) = jax.lax.scan(frame, start, xs)
-    return phi, emit, _with_last(phi[-1], emit[-1])
+    last, (phi, emit) = jax.lax.scan(frame, start, xs)
+    return _Alphas(phi, emit, last)
 
 
-def _loss(lattice: _Lattice, last: jax.Array) -> jax.Array:
-    return -jnp.sum(jnp.where(lattice.ends(), last, jnp.zeros((), last.dtype)), axis=1)
+def _loss(lattice: _Lattice, alphas: _Alphas) -> jax.Array:
+    ended = jnp.where(lattice.ends(), jnp.logaddexp(*alphas.last), jnp.zeros((), lattice.dtype))
+    return -jnp.sum(ended, axis=1)
 
 
 def _shares(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -146,51 +159,39 @@ def _shares(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
 #   (8) m̄ = Σ_n ε̄_n (ε_n − ε⁺_n) + Σ_n φ̄_n (φ_n − φ⁺_n)
 #   (9) η̄ collects what passed at a price of η, and what started there
 def _backward(
-    lattice: _Lattice, phi: jax.Array, emit: jax.Array, loss_bar: jax.Array, phi_bars: Any, emit_bars: Any
+    lattice: _Lattice, alphas: _Alphas, loss_bar: jax.Array, phi_bars: Any, emit_bars: Any
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The bars of logits, logit_paddings and log_epsilon; phi_bars and emit_bars, those of α, may be None."""
     repeat, eta, pad = lattice.repeat[None], lattice.eta, lattice.pad
-    first_phi, first_emit = lattice.start()
-    phi_before = jnp.concatenate([first_phi[None], phi[:-1]])
-    emit_before = jnp.concatenate([first_emit[None], emit[:-1]])
-    skip, step = emit_before + eta * repeat, emit_before + eta * (1.0 - repeat)
-    passed = _with_last(phi_before, skip)
-    phi_of_passed, emit_of_passed = _shares(phi_before[..., 1:], skip)
-    passed_of_emit, emit_of_emit = _shares(passed[..., :-1], emit_before)
-    passed_of_phi, emit_of_phi = _shares(passed[..., 1:], step)
-
-    def through(phi_new: jax.Array, emit_new: jax.Array, shares: Any) -> jax.Array:
-        to_emit, to_phi = shares
-        first = phi_new[..., :1]
-        none = jnp.zeros_like(first)
-        return jnp.concatenate([to_emit * emit_new, none], -1) + jnp.concatenate(
-            [first, to_phi * phi_new[..., 1:]], -1
-        )
+    phi, emit = alphas.phi, alphas.emit
+    skip, step = emit + eta * repeat, emit + eta * (1.0 - repeat)
+    passed = jnp.logaddexp(phi, skip)
+    phi_to_passed, emit_to_passed = _shares(phi, skip)
+    passed_to_phi, emit_to_phi = _shares(passed, step)
+    passed_to_emit, emit_to_emit = _shares(passed[..., :-1], emit[..., 1:])
+    shares = (phi_to_passed, emit_to_passed, passed_to_phi, emit_to_phi, passed_to_emit, emit_to_emit)
 
     def frame(after: Any, x: Any) -> Any:
-        (phi_bar, emit_bar), (m, phi_more, emit_more, *shares) = after, x
+        (phi_bar, emit_bar), (m, phi_more, emit_more, shares) = after, x
+        phi_to_passed, emit_to_passed, passed_to_phi, emit_to_phi, passed_to_emit, emit_to_emit = shares
         phi_bar, emit_bar = phi_bar + phi_more, emit_bar + emit_more
         phi_new, emit_new = (1.0 - m) * phi_bar, (1.0 - m) * emit_bar  # (2)
-        passed_bar = through(phi_new, emit_new, shares[:2])  # (3)
-        own, from_passed, from_emit, from_phi = shares[2:]
-        before = jnp.concatenate([passed_bar[:, :1], own * passed_bar[:, 1:]], -1) + m * phi_bar  # (4)
-        emit_back = from_emit * emit_new + from_phi * phi_new[:, 1:] + from_passed * passed_bar[:, 1:]  # (5)
-        return (before, emit_back + m * emit_bar), (phi_bar, emit_bar)
+        passed_bar = passed_to_phi * phi_new + jnp.pad(passed_to_emit * emit_new, ((0, 0), (0, 1)))  # (3)
+        before = phi_to_passed * passed_bar + m * phi_bar  # (4)
+        through_phi = (emit_to_phi * phi_new + emit_to_passed * passed_bar)[:, 1:]
+        emit_before = emit_to_emit * emit_new + through_phi + m * emit_bar  # (5)
+        return (before, emit_before), (phi_bar, emit_bar, passed_bar)
 
     last_bar = jnp.where(lattice.ends(), -loss_bar[:, None], jnp.zeros((), lattice.dtype))
     if phi_bars is not None:
         last_bar = last_bar + phi_bars[-1]
         phi_bars = phi_bars.at[-1].set(0.0)
-    of_phi, of_emit = _shares(phi[-1, :, 1:], emit[-1])
-    end = (
-        jnp.concatenate([last_bar[:, :1], of_phi * last_bar[:, 1:]], -1),
-        of_emit * last_bar[:, 1:],
-    )
+    of_phi, of_emit = _shares(*alphas.last)
+    end = (of_phi * last_bar, (of_emit * last_bar)[:, 1:])
     nothing = jnp.zeros((phi.shape[0], 1, 1), lattice.dtype)
-    more = (nothing, nothing) if phi_bars is None else (phi_bars, emit_bars)
-    xs = (pad, *more, passed_of_emit, passed_of_phi, phi_of_passed, emit_of_passed, emit_of_emit, emit_of_phi)
+    xs = (pad, *((nothing, nothing) if phi_bars is None else (phi_bars, emit_bars)), shares)
     end = vary_over(end, varying_axes(xs))
-    (phi_start, emit_start), (phi_bar, emit_bar) = jax.lax.scan(frame, end, xs, reverse=True)
+    (phi_start, emit_start), (phi_bar, emit_bar, passed_bar) = jax.lax.scan(frame, end, xs, reverse=True)
 
     every, log_emit, log_blank = lattice.log_probabilities()
     phi_new, emit_new = (1.0 - pad) * phi_bar, (1.0 - pad) * emit_bar
@@ -202,14 +203,13 @@ def _backward(
     whole = jnp.sum(emit_new, axis=-1).T[:, :, None] + blank_bar
     logits_bar = of_class - jnp.exp(every) * whole  # (7)
 
-    next_emit = jnp.logaddexp(passed[..., :-1], emit_before) + log_emit
-    next_phi = _with_last(passed, step) + log_blank
-    pad_bar = jnp.sum(emit_bar * (emit_before - next_emit), -1) + jnp.sum(
-        phi_bar * (phi_before - next_phi), -1
+    next_emit = jnp.logaddexp(passed[..., :-1], emit[..., 1:]) + log_emit
+    next_phi = jnp.logaddexp(passed, step) + log_blank
+    pad_bar = jnp.sum(emit_bar * (emit[..., 1:] - next_emit), -1) + jnp.sum(
+        phi_bar * (phi - next_phi), -1
     )  # (8)
 
-    passed_bar = through(phi_new, emit_new, (passed_of_emit, passed_of_phi))[..., 1:]
-    skipped = repeat * emit_of_passed * passed_bar + (1.0 - repeat) * emit_of_phi * phi_new[..., 1:]
+    skipped = repeat * emit_to_passed * passed_bar + (1.0 - repeat) * emit_to_phi * phi_new
     eta_bar = jnp.sum(skipped) + jnp.sum(phi_start[:, 1:]) + jnp.sum(emit_start)  # (9)
     return logits_bar, pad_bar.T, eta_bar
 
@@ -219,8 +219,8 @@ def _bars_of(
 ) -> dict[str, Any]:
     inputs = {n: residuals[n] for n in _ARRAYS}
     lattice = _Lattice(name, blank_id, inputs.values())
-    phi, emit = residuals["phi"], residuals["emit"]
-    x_bar, pad_bar, eta_bar = _backward(lattice, phi, emit, loss_bar, *alpha_bars)
+    alphas = _Alphas(*(residuals[n] for n in _Alphas._fields))
+    x_bar, pad_bar, eta_bar = _backward(lattice, alphas, loss_bar, *alpha_bars)
     bars = {"logits": x_bar, "logit_paddings": pad_bar, "log_epsilon": eta_bar}
     bars["label_paddings"] = jnp.zeros(lattice.labels.shape)
     return {n: bar.astype(inputs[n].dtype) for n, bar in bars.items() if is_float(inputs[n])}
@@ -269,14 +269,14 @@ def ctc_loss(
     """
     operands = (logits, logit_paddings, labels, label_paddings, log_epsilon)
     lattice = _Lattice("losses.ctc_loss", blank_id, operands)
-    return _loss(lattice, _alphas(lattice)[2])
+    return _loss(lattice, _alphas(lattice))
 
 
 @ctc_loss.forward
 def ctc_loss_forward(*, blank_id: int, **inputs: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
     lattice = _Lattice("losses.ctc_loss", blank_id, [inputs[n] for n in _ARRAYS])
-    phi, emit, last = _alphas(lattice)
-    return _loss(lattice, last), {**inputs, "phi": phi, "emit": emit}
+    alphas = _alphas(lattice)
+    return _loss(lattice, alphas), {**inputs, **alphas._asdict()}
 
 
 @ctc_loss.backward
@@ -319,8 +319,13 @@ def ctc_loss_with_forward_probs(
     """
     operands = (logits, logit_paddings, labels, label_paddings, log_epsilon)
     lattice = _Lattice("losses.ctc_loss_with_forward_probs", blank_id, operands)
-    phi, emit, last = _alphas(lattice)
-    return _loss(lattice, last), phi.at[-1].set(last), emit
+    return _with_probabilities(lattice, _alphas(lattice))
+
+
+def _with_probabilities(lattice: _Lattice, alphas: _Alphas) -> tuple[jax.Array, jax.Array, jax.Array]:
+    ended = jnp.logaddexp(*alphas.last)
+    emit = jnp.concatenate([alphas.emit[1:], alphas.last[1][None]])[..., 1:]
+    return _loss(lattice, alphas), jnp.concatenate([alphas.phi[1:], ended[None]]), emit
 
 
 @ctc_loss_with_forward_probs.forward
@@ -328,8 +333,8 @@ def ctc_loss_with_forward_probs_forward(
     *, blank_id: int, **inputs: jax.Array
 ) -> tuple[tuple[jax.Array, ...], dict[str, Any]]:
     lattice = _Lattice("losses.ctc_loss_with_forward_probs", blank_id, [inputs[n] for n in _ARRAYS])
-    phi, emit, last = _alphas(lattice)
-    return (_loss(lattice, last), phi.at[-1].set(last), emit), {**inputs, "phi": phi, "emit": emit}
+    alphas = _alphas(lattice)
+    return _with_probabilities(lattice, alphas), {**inputs, **alphas._asdict()}
 
 
 @ctc_loss_with_forward_probs.backward
