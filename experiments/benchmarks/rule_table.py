@@ -4,8 +4,8 @@
     python experiments/benchmarks/rule_table.py runs/rules/results.json    keeps the figures, writes the table
     python experiments/benchmarks/rule_table.py                            writes it from the figures kept
 
-Figures of the rules in results.json take the place of older ones; those of other rules stay as long as
-device and versions are the same.
+Figures of the rules in the files given take the place of older ones; those of other rules stay as long
+as device and versions are the same.
 
 The figures are kept in measured.json beside this file; a test compares the README with the registry.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ KEPT = Path(__file__).with_name("measured.json")
 README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- the table of rules: begin -->", "<!-- the table of rules: end -->"
 FAMILIES = ("nn", "losses", "regularizers")
-COLUMNS = ["rule", "backward", "kept (bytes an element)", "kinks", "ULP", "time", "memory"]
+COLUMNS = ["rule", "backward", "kept (bytes an element)", "kinks", "ULP", "time", "memory", "to PyTorch"]
 
 
 def figures(result: dict[str, Any]) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def figures(result: dict[str, Any]) -> dict[str, Any]:
         return {"verdict": result["verdict"]}
     (m, *_) = result["bench"]
     peer = "namesake" if "namesake" in m["ratio"] else "twin"
-    return {
+    found = {
         "verdict": result["verdict"],
         "peer": peer,
         "ulp": [_short(result["ulp"].get(name)) for name in ("rule", peer)],
@@ -42,7 +43,9 @@ def figures(result: dict[str, Any]) -> dict[str, Any]:
         "kept": [m["kept_bytes"][name] for name in ("rule", peer)],
         "temporary": [m["temporary_bytes"][name] for name in ("rule", peer)],
         "elements": m["elements"],
+        "every_time": [_short(other["ratio"][peer][1]) for other in result["bench"]],
     }
+    return found | ({"torch": _short(m["torch"]["ratio"][1])} if m.get("torch") else {})
 
 
 def _short(x: float | None) -> float | None:
@@ -79,6 +82,7 @@ def rows(measured: dict[str, Any]) -> Iterator[list[str]]:
             beside(found.get("ulp")),
             f"{found['time'][1]:.2f}" if "time" in found else "",
             ratio(found.get("temporary"), found.get("kept")),
+            f"{found['torch']:.2f}" if "torch" in found else "",
         ]
 
 
@@ -104,7 +108,23 @@ def ratio(temporary: Sequence[int] | None, kept: Sequence[int] | None) -> str:
 
 def table(measured: dict[str, Any]) -> str:
     lines = [COLUMNS, ["---"] * len(COLUMNS), *rows(measured)]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return f"{text}\n\n{summary(measured)}"
+
+
+def summary(measured: dict[str, Any]) -> str:
+    """The mean over all samples, and the rules that are slower than autodiff by more than 3 %."""
+    every = {n: found["every_time"] for n, found in measured["rules"].items() if "every_time" in found}
+    times = [t for of_rule in every.values() for t in of_rule]
+    if not times:
+        return ""
+    mean = math.exp(sum(map(math.log, times)) / len(times))
+    slow = [f"`{n}` {max(t):.2f}" for n, t in every.items() if max(t) > 1.03]
+    return (
+        f"Geometric mean of the times over {len(times)} samples: {mean:.2f} "
+        f"({measured['device'].split(':')[0]}, JAX {measured['jax']}). "
+        f"Above 1.03: {', '.join(slow) or 'none'}."
+    )
 
 
 def written(readme: str, measured: dict[str, Any]) -> str:
@@ -118,11 +138,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("results", nargs="?", type=Path, help="results.json of rules.py")
+    parser.add_argument("results", nargs="*", type=Path, help="results.json of rules.py, one or several")
     args = parser.parse_args(argv)
-    if args.results:
+    for path in args.results:
         before = json.loads(KEPT.read_text(encoding="utf-8"))
-        found = keep(json.loads(args.results.read_text(encoding="utf-8")), before)
+        found = keep(json.loads(path.read_text(encoding="utf-8")), before)
         KEPT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     measured = json.loads(KEPT.read_text(encoding="utf-8"))
     README.write_text(written(README.read_text(encoding="utf-8"), measured), encoding="utf-8")

@@ -145,7 +145,7 @@ def check_input(rule: str, name: str, value: Any, *, array: bool, bar: bool, int
     if floats and not bar:
         raise RuleError(
             f"rule {rule}: incomplete declaration: input {name} came as {came}, "
-            "but no bar is declared for it."
+            "but no bar is declared for it. Pass integers, or declare one."
         )
     return jax.tree.unflatten(tree, arrays)
 

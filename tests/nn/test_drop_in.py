@@ -149,3 +149,18 @@ def test_a_model_is_the_same(case):
     largest = max(np.abs(b).max() for b in jax.tree.leaves(want))  # beside it some are 0 but for rounding
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6 * largest)
+
+
+@pytest.mark.once
+def test_in_jax_nn_itself(monkeypatch):
+    """Ours call what stood there when they were imported, not themselves."""
+    names = [rule.__name__ for name, rule in overbar.registry.items() if name.startswith("nn.")]
+    names = [name for name in names if hasattr(jax.nn, name)]
+    for name in names:
+        monkeypatch.setattr(jax.nn, name, getattr(nn, name))
+    assert len(names) > 25
+    x = jnp.linspace(-2.0, -1.0, 4)
+    for name in names:
+        f = getattr(jax.nn, name)
+        args = [x.reshape(1, 1, 1, 4)] * 3 if name == "dot_product_attention" else [x]
+        assert jnp.isfinite(jax.grad(lambda x, *rest, f=f: f(x, *rest).sum())(*args)).all()

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar._jax_nn import jax_nn
 from overbar._tails import tail
 from overbar.elementwise import elementwise
 from overbar.losses._inputs import beside, real_floats, same_shape
@@ -95,7 +96,7 @@ def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Ar
     """
     x = real_floats("losses.sigmoid_binary_cross_entropy", "logits", logits)
     t = jnp.astype(jnp.asarray(labels), x.dtype)
-    log_p, log_not_p = jax.nn.log_sigmoid(x), jax.nn.log_sigmoid(-x)
+    log_p, log_not_p = jax_nn.log_sigmoid(x), jax_nn.log_sigmoid(-x)
     return -t * log_p - (1.0 - t) * log_not_p
 
 
@@ -145,7 +146,7 @@ def _by_both(bar: Any) -> dict[str, Any]:
         "targets": "t̄ = −L̄ y where y t < 1, else 0",
     },
     integers=("targets",),
-    reference=lambda predictor_outputs, targets: jax.nn.relu(1 - predictor_outputs * targets),
+    reference=lambda predictor_outputs, targets: jax_nn.relu(1 - predictor_outputs * targets),
     samples=_scores_and(_signs, kinks=True),
 )
 def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> jax.Array:
@@ -183,7 +184,7 @@ def hinge_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> jax.Array:
         "targets": "t̄ = −L̄ y where y t < 0, else 0",
     },
     integers=("targets",),
-    reference=lambda predictor_outputs, targets: jax.nn.relu(-predictor_outputs * targets),
+    reference=lambda predictor_outputs, targets: jax_nn.relu(-predictor_outputs * targets),
     samples=_scores_and(_signs, kinks=True, equal=True),
 )
 def perceptron_loss(predictor_outputs: ArrayLike, targets: ArrayLike) -> jax.Array:
@@ -267,4 +268,4 @@ def sparsemax_loss(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
     (Array(0.0625, dtype=float32, weak_type=True), Array(-0.25, dtype=float32, weak_type=True))
     """
     x = real_floats("losses.sparsemax_loss", "logits", logits)
-    return jax.nn.sparse_plus(jnp.where(jnp.asarray(labels), -x, x))
+    return jax_nn.sparse_plus(jnp.where(jnp.asarray(labels), -x, x))

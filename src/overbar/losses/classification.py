@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 
 from overbar._contract import RuleError, describe, is_float
 from overbar._dtypes import computing, widest
+from overbar._jax_nn import jax_nn
 from overbar.losses._axes import (
     Axes,
     check_axis,
@@ -188,7 +189,7 @@ def softmax_cross_entropy_reference(
 
 
 def _distribution(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return jax.nn.softmax(2 * jax.random.normal(key, shape), -1)
+    return jax_nn.softmax(2 * jax.random.normal(key, shape), -1)
 
 
 @softmax_cross_entropy.samples
@@ -201,7 +202,7 @@ def softmax_cross_entropy_samples(key: jax.Array) -> Iterator[Sample]:
     yield Sample("rows", pair(4, 5))
     yield Sample("mask", pair(3, 4), {"where": jax.random.bernoulli(kw, 0.6, (3, 4)).at[1].set(False)})
     yield Sample(
-        "one-hot integers", (pair(3, 4)[0], jax.nn.one_hot(jnp.array([0, 3, 1]), 4, dtype=jnp.int32))
+        "one-hot integers", (pair(3, 4)[0], jax_nn.one_hot(jnp.array([0, 3, 1]), 4, dtype=jnp.int32))
     )
     yield Sample("two axes, rows left out", pair(2, 3, 4), {"axis": (0, 2), "where": jnp.arange(3) > 0})
     yield Sample("all axes, labels broadcast", (pair(3, 1)[0], jnp.array([0.3])), {"axis": None})
@@ -276,7 +277,7 @@ def safe_softmax_cross_entropy_samples(key: jax.Array) -> Iterator[Sample]:
 
     yield Sample("rows", pair(4, 5))
     yield Sample(
-        "one-hot integers", (pair(3, 4)[0], jax.nn.one_hot(jnp.array([0, 3, 1]), 4, dtype=jnp.int32))
+        "one-hot integers", (pair(3, 4)[0], jax_nn.one_hot(jnp.array([0, 3, 1]), 4, dtype=jnp.int32))
     )
     yield Sample("labels broadcast", (pair(2, 3, 4)[0], _distribution(kt, (3, 1))))
     yield Sample("one class", pair(2, 1))
@@ -436,7 +437,7 @@ def softmax_cross_entropy_with_integer_labels_reference(
     x, counts = (jnp.moveaxis(v, axes, ends) for v in (logits, jnp.broadcast_to(counts, logits.shape)))
     sizes = x.shape[x.ndim - len(axes) :]
     flat = x.reshape(*labels.shape, math.prod(sizes))
-    chosen = jax.nn.one_hot(labels % flat.shape[-1], flat.shape[-1], dtype=x.dtype).reshape(
+    chosen = jax_nn.one_hot(labels % flat.shape[-1], flat.shape[-1], dtype=x.dtype).reshape(
         *labels.shape, *sizes
     )
     powers = jnp.where(counts, jnp.exp(x), 0).sum(ends)

@@ -20,6 +20,7 @@ from jax.typing import ArrayLike
 from overbar._adapter import vary_over, varying_axes
 from overbar._contract import RuleError, describe, is_float
 from overbar._dtypes import widest
+from overbar._jax_nn import jax_nn
 from overbar.losses._axes import check_float, check_integers
 from overbar.rule import Sample, rule
 
@@ -77,7 +78,7 @@ class _Lattice:
 
     def log_probabilities(self) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Of all classes (B, T, K), of the labels (T, B, N), 0 for no class, and of the blank (T, B, 1)."""
-        every = jax.nn.log_softmax(self.logits)
+        every = jax_nn.log_softmax(self.logits)
         classes = every.shape[2]
         index = jnp.clip(self.labels, 0, classes - 1)[:, None, :]
         found = jnp.take_along_axis(every, index, axis=2, mode="promise_in_bounds")
@@ -196,7 +197,7 @@ def _backward(
     every, log_emit, log_blank = lattice.log_probabilities()
     phi_new, emit_new = (1.0 - pad) * phi_bar, (1.0 - pad) * emit_bar
     blank_bar = jnp.sum(phi_new, axis=-1).T[:, :, None]  # (6)
-    is_label = jax.nn.one_hot(lattice.labels, every.shape[2], dtype=lattice.dtype)
+    is_label = jax_nn.one_hot(lattice.labels, every.shape[2], dtype=lattice.dtype)
     of_class = jnp.einsum("tbn,bnk->btk", emit_new, is_label, precision=jax.lax.Precision.HIGHEST)
     is_blank = jnp.arange(every.shape[2]) == lattice.blank
     of_class = of_class + jnp.where(is_blank, blank_bar, jnp.zeros((), lattice.dtype))
@@ -372,7 +373,7 @@ def _by_paths(
 
         def frame(alpha: jax.Array, now: Any) -> Any:
             m, e = now
-            new = m * alpha + (1 - m) * (jax.nn.logsumexp(alpha[:, None] + steps, axis=0) + e)
+            new = m * alpha + (1 - m) * (jax_nn.logsumexp(alpha[:, None] + steps, axis=0) + e)
             return new, new
 
         first = jnp.where(state == 0, 0.0, log_epsilon)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from overbar._dtypes import computing
+from overbar._jax_nn import jax_nn
 from overbar.losses._inputs import Axis, bar_of, beside, real_floats, spread, where_given
 from overbar.rule import Rule, Sample, rule
 
@@ -233,7 +234,7 @@ def _samples(log: bool) -> Any:
         def make(shape: tuple[int, ...], other: tuple[int, ...] | None = None) -> tuple[jax.Array, jax.Array]:
             kp, kt = jax.random.split(key)
             p, t = jax.random.normal(kp, shape), jax.random.normal(kt, other or shape)
-            return jax.nn.log_softmax(p, None), jax.nn.log_softmax(t, None) if log else jax.nn.softmax(
+            return jax_nn.log_softmax(p, None), jax_nn.log_softmax(t, None) if log else jax_nn.softmax(
                 t, None
             )
 

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from overbar._contract import RuleError, describe, is_float
 from overbar._dtypes import computing
+from overbar._jax_nn import jax_nn
 from overbar.losses._axes import check_float, summed_to, together
 from overbar.rule import Sample, rule
 
@@ -164,13 +165,13 @@ def fenchel_young_loss_samples(key: jax.Array) -> Iterator[Sample]:
     def pair(*shape: int) -> tuple[jax.Array, jax.Array]:
         return jax.random.normal(ks, shape), jax.random.uniform(kt, shape)
 
-    yield Sample("rows", pair(3, 4), {"max_fun": jax.nn.logsumexp})
+    yield Sample("rows", pair(3, 4), {"max_fun": jax_nn.logsumexp})
     more = {"parameters": {"weights": jnp.array([1.0, 2.0, 0.5])}, "options": (("power", 2),)}
     yield Sample("parameters", pair(2, 3), {"max_fun": _weighted_logsumexp, **more})
     targets = jnp.array([0, 1, 0, 0])
-    yield Sample("one target for all rows", (pair(3, 1, 4)[0], targets), {"max_fun": jax.nn.logsumexp})
-    yield Sample("no rows", pair(0, 3), {"max_fun": jax.nn.logsumexp})
-    yield Sample("bench", pair(512, 2048), {"max_fun": jax.nn.logsumexp}, tags=("bench",))
+    yield Sample("one target for all rows", (pair(3, 1, 4)[0], targets), {"max_fun": jax_nn.logsumexp})
+    yield Sample("no rows", pair(0, 3), {"max_fun": jax_nn.logsumexp})
+    yield Sample("bench", pair(512, 2048), {"max_fun": jax_nn.logsumexp}, tags=("bench",))
 
 
 def make_fenchel_young_loss(max_fun: Max) -> Callable[..., jax.Array]:

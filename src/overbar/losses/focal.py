@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import jax.scipy.special
 from jax.typing import ArrayLike
 
+from overbar._jax_nn import jax_nn
 from overbar._tails import tail
 from overbar.elementwise import elementwise
 from overbar.losses._inputs import real_floats
@@ -195,7 +196,7 @@ def sigmoid_focal_loss(
     """
     x = real_floats("losses.sigmoid_focal_loss", "logits", logits)
     t = jnp.astype(jnp.asarray(labels), x.dtype)
-    log_p, log_q = jax.nn.log_sigmoid(x), jax.nn.log_sigmoid(-x)
+    log_p, log_q = jax_nn.log_sigmoid(x), jax_nn.log_sigmoid(-x)
     entropy = -t * log_p - (1.0 - t) * log_q
     log_r = jax.scipy.special.logsumexp(
         jnp.stack([log_p, log_q], axis=-1), axis=-1, b=jnp.stack([1 - t, t], axis=-1)

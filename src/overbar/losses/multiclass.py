@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from overbar._contract import RuleError, describe
 from overbar._dtypes import computing, widest
+from overbar._jax_nn import jax_nn
 from overbar.losses._axes import check_float, check_integers, summed_to
 from overbar.rule import Rule, Sample, rule
 
@@ -152,7 +153,7 @@ def _by_sorting(a: jax.Array, scores: jax.Array, labels: jax.Array) -> jax.Array
 
 @multiclass_hinge_loss.reference
 def multiclass_hinge_loss_reference(scores: jax.Array, labels: jax.Array) -> jax.Array:
-    off = 1 - jax.nn.one_hot(labels, scores.shape[-1], dtype=scores.dtype)
+    off = 1 - jax_nn.one_hot(labels, scores.shape[-1], dtype=scores.dtype)
     return _by_sorting(scores + off, scores, labels)
 
 
@@ -191,7 +192,7 @@ def _sparsemax(s: jax.Array) -> jax.Array:
     above = 1 / numbers + (down - sums / numbers) > 0
     count = jnp.count_nonzero(above)
     size = count.astype(s.dtype)
-    return jax.nn.relu(1 / size + (s - sums[count - 1] / size))
+    return jax_nn.relu(1 / size + (s - sums[count - 1] / size))
 
 
 @rule(

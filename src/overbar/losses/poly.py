@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from overbar._dtypes import computing
+from overbar._jax_nn import jax_nn
 from overbar.losses._inputs import Axis, bar_of, beside, real_floats, spread, where_given
 from overbar.rule import Sample, rule
 
@@ -70,9 +71,9 @@ def poly_loss_cross_entropy(
     name = "losses.poly_loss_cross_entropy"
     x = real_floats(name, "logits", logits)
     t = beside(name, "labels", real_floats(name, "labels", labels), "logits", x)
-    p = jax.nn.softmax(x, axis=axis, where=where)
+    p = jax_nn.softmax(x, axis=axis, where=where)
     rest = jnp.sum(t * (1 - p), axis=axis, where=where)
-    cross_entropy = -(t * jax.nn.log_softmax(x, axis=axis, where=where)).sum(axis, where=where)
+    cross_entropy = -(t * jax_nn.log_softmax(x, axis=axis, where=where)).sum(axis, where=where)
     return cross_entropy + epsilon * rest
 
 
@@ -99,8 +100,8 @@ def poly_backward(residuals: Mapping[str, Any], y_bar: jax.Array, axis: Axis) ->
     t = where_given(where, jnp.broadcast_to(labels.astype(wide), shape))
     L_bar = spread(y_bar.astype(wide), axis, len(shape))
     e = spread(jnp.broadcast_to(epsilon.astype(wide), y_bar.shape), axis, len(shape))
-    p = jax.nn.softmax(x, axis=axis, where=where)
-    log_p = where_given(where, jax.nn.log_softmax(x, axis=axis, where=where))
+    p = jax_nn.softmax(x, axis=axis, where=where)
+    log_p = where_given(where, jax_nn.log_softmax(x, axis=axis, where=where))
 
     def total(terms: jax.Array) -> jax.Array:
         return jnp.sum(terms, axis=axis, keepdims=True)
@@ -127,7 +128,7 @@ def poly_reference(logits: Any, labels: Any, *, epsilon: Any, axis: Axis, where:
 def poly_samples(key: jax.Array) -> Iterator[Sample]:
     def make(shape: tuple[int, ...], other: tuple[int, ...] | None = None) -> tuple[jax.Array, jax.Array]:
         kx, kt = jax.random.split(key)
-        return jax.random.normal(kx, shape), jax.nn.softmax(jax.random.normal(kt, other or shape), None)
+        return jax.random.normal(kx, shape), jax_nn.softmax(jax.random.normal(kt, other or shape), None)
 
     yield Sample("rows", make((3, 4)), {"epsilon": -1.0})
     yield Sample("masked", make((3, 4)), {"where": jnp.arange(12).reshape(3, 4) % 3 > 0})

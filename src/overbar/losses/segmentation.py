@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from overbar._contract import RuleError, describe
 from overbar._dtypes import computing
+from overbar._jax_nn import jax_nn
 from overbar.losses._inputs import Axis, bar_of, beside, real_floats, same_shape, summed_to
 from overbar.rule import Sample, rule
 
@@ -36,7 +37,7 @@ def _aligned(name: str, predictions: ArrayLike, targets: ArrayLike) -> tuple[jax
 def _probabilities(x: jax.Array, apply: bool) -> jax.Array:
     if not apply:
         return x
-    return jax.nn.sigmoid(x) if x.shape[-1] == 1 else jax.nn.softmax(x, axis=-1)
+    return jax_nn.sigmoid(x) if x.shape[-1] == 1 else jax_nn.softmax(x, axis=-1)
 
 
 class _Dice(NamedTuple):
@@ -470,7 +471,7 @@ def dice_samples(key: jax.Array) -> Iterator[Sample]:
     yield Sample("images", (x, t), {"class_weights": jnp.array([0.5, 1.0, 2.0]), "alpha": 0.3, "beta": 0.6})
     yield Sample("one class", (x[..., 0], t[..., :1]), {"smooth": 0.5})
     yield Sample("no background", (x, t), {"ignore_background": True, "reduction": "sum"})
-    yield Sample("probabilities", (jax.nn.softmax(x), t), {"apply_softmax": False, "reduction": "none"})
+    yield Sample("probabilities", (jax_nn.softmax(x), t), {"apply_softmax": False, "reduction": "none"})
     yield Sample("other axes", (x, t), {"axis": (0, 2)})
     yield Sample("integers", (x[0], jnp.round(t[0]).astype(jnp.int32)))
     yield Sample("no images", _segments(key, (0, 2, 3)))

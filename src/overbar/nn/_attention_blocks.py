@@ -24,6 +24,7 @@ from jax import lax
 from overbar._adapter import vary_over, varying_axes
 from overbar._contract import is_float
 from overbar._dtypes import computing
+from overbar._jax_nn import jax_nn
 
 ROWS = 64  # of a block
 STRETCHES = 4  # programs that the blocks of a band share: more skip more, and compile longer
@@ -284,8 +285,8 @@ def attend_at_once(problem: Problem) -> tuple[jax.Array, jax.Array, jax.Array]:
             x = x + bias.astype(wide)
         if allowed is not None:
             x = jnp.where(allowed, x, masked_logit(wide))
-        p = jax.nn.softmax(x)
-        return jnp.einsum("bkts,bskh->btkh", p, value), jax.nn.logsumexp(x, -1), p
+        p = jax_nn.softmax(x)
+        return jnp.einsum("bkts,bskh->btkh", p, value), jax_nn.logsumexp(x, -1), p
 
     groups = problem.query.shape[3]
     whole = [None if x is None else _repeated(x, groups) for x in (problem.bias, allowed)]

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from overbar._contract import RuleError
+from overbar._jax_nn import jax_nn
 from overbar._tails import Decay, check_real, exp_series, is_single, once, size_of, tail, times_slope
 from overbar.elementwise import elementwise
 from overbar.rule import Sample
@@ -255,7 +256,7 @@ def soft_sign(x: ArrayLike) -> jax.Array:
     0.25
     """
     check_real("nn.soft_sign", x)
-    return jax.nn.soft_sign(x)
+    return jax_nn.soft_sign(x)
 
 
 # Derivation of x̄ for y = ½ clip(x + 1, 0, 2).
@@ -290,7 +291,7 @@ def sparse_sigmoid(x: ArrayLike) -> jax.Array:
     0.5
     """
     check_real("nn.sparse_sigmoid", x)
-    return jax.nn.sparse_sigmoid(x)
+    return jax_nn.sparse_sigmoid(x)
 
 
 # Derivation of x̄ for y = 0 (x ≤ −1), ¼ (x + 1)² between, x (x ≥ 1).
@@ -322,7 +323,7 @@ def sparse_plus(x: ArrayLike) -> jax.Array:
     0.75
     """
     check_real("nn.sparse_plus", x)
-    return jax.nn.sparse_plus(x)
+    return jax_nn.sparse_plus(x)
 
 
 def _root(x: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
@@ -399,7 +400,7 @@ def squareplus(x: ArrayLike, b: ArrayLike = 4) -> jax.Array:
     1e-08
     """
     check_real("nn.squareplus", x)
-    return jax.nn.squareplus(x, b)
+    return jax_nn.squareplus(x, b)
 
 
 def _squareplus_samples(key: jax.Array) -> Iterator[Sample]:
@@ -461,7 +462,7 @@ def log1mexp(x: ArrayLike) -> jax.Array:
     1.0000
     """
     check_real("nn.log1mexp", x)
-    return jax.nn.log1mexp(x)
+    return jax_nn.log1mexp(x)
 
 
 def _positive_samples(key: jax.Array) -> Iterator[Sample]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from overbar._contract import RuleError, describe, is_float
+from overbar._jax_nn import jax_nn
 from overbar.nn._attention_blocks import Problem, attend, attend_at_once, pull_back
 from overbar.rule import Sample, rule
 
@@ -158,7 +159,7 @@ def _namesake(inputs: tuple[Any, ...], options: tuple[Any, ...]) -> Any:
         query = (wide * (scale * math.sqrt(wide.shape[-1]))).astype(jnp.asarray(query).dtype)
         scale = None
     with jax.numpy_dtype_promotion("standard"):  # in bfloat16 jax.nn promotes the logits
-        return jax.nn.dot_product_attention(
+        return jax_nn.dot_product_attention(
             query,
             key,
             value,

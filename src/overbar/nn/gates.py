@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar._jax_nn import jax_nn
 from overbar._tails import (
     Decay,
     check_real,
@@ -67,7 +68,7 @@ def silu(x: ArrayLike) -> jax.Array:
     (0.5, True)
     """
     check_real("nn.silu", x)
-    return jax.nn.silu(x)
+    return jax_nn.silu(x)
 
 
 swish = silu
@@ -119,7 +120,7 @@ def mish(x: ArrayLike) -> jax.Array:
     0.6000
     """
     check_real("nn.mish", x)
-    return jax.nn.mish(x)
+    return jax_nn.mish(x)
 
 
 # Φ(−s) e^(s²/2) = P(s)/Q(s) for s ≥ 0 (half of erfcx(s/√2)): interpolated at Chebyshev's points of
@@ -243,4 +244,4 @@ def gelu(x: ArrayLike, approximate: bool = True) -> jax.Array:
     0.5
     """
     check_real("nn.gelu", x)
-    return jax.nn.gelu(x, approximate)
+    return jax_nn.gelu(x, approximate)

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar._jax_nn import jax_nn
 from overbar.nn._shares import hold, times
 from overbar.nn._wide import Axis, cast, check_real, shape_of, summed_to, wide
 from overbar.rule import Sample, rule
 
 Residuals = Mapping[str, Any]
 Kept = dict[str, Any]
-_logsumexp, _logmeanexp = jax.nn.logsumexp, jax.nn.logmeanexp  # as they are now: ours may take their place
 
 
 @rule(
@@ -74,7 +74,7 @@ def logsumexp(
     check_real("nn.logsumexp", a=a, b=b)
     a = jnp.asarray(a)
     factors = None if b is None else wide(b)
-    y = _logsumexp(wide(a), axis, factors, keepdims=keepdims, return_sign=return_sign, where=where)
+    y = jax_nn.logsumexp(wide(a), axis, factors, keepdims=keepdims, return_sign=return_sign, where=where)
     return jax.tree.map(lambda leaf: cast(leaf, a.dtype), y)
 
 
@@ -201,7 +201,7 @@ def logmeanexp(
     """
     check_real("nn.logmeanexp", x=x)
     x = jnp.asarray(x)
-    return cast(_logmeanexp(wide(x), axis=axis, where=where, keepdims=keepdims), x.dtype)
+    return cast(jax_nn.logmeanexp(wide(x), axis=axis, where=where, keepdims=keepdims), x.dtype)
 
 
 @logmeanexp.forward

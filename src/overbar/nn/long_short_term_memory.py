@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar._jax_nn import jax_nn
 from overbar.nn._recurrence import (
     before,
     checked,
@@ -112,7 +113,7 @@ def _run(
     def step(state: tuple[jax.Array, jax.Array], from_x: jax.Array) -> Any:
         h, c_before = state
         z_i, z_f, z_g, z_o = jnp.split(from_x + jnp.matmul(h, w_hh) + b[None], 4, axis=-1)
-        gates = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jnp.tanh(z_g), jax.nn.sigmoid(z_o)
+        gates = jax_nn.sigmoid(z_i), jax_nn.sigmoid(z_f), jnp.tanh(z_g), jax_nn.sigmoid(z_o)
         i, f, g, o = side_by_side(*gates)
         c = f * c_before + i * g
         h = o * jnp.tanh(c)
@@ -193,8 +194,8 @@ def lstm_reference(
     def cell(carry: Any, x_t: jax.Array) -> Any:
         h, c = carry
         i, f, g, o = jnp.hsplit(x_t @ w_ih + h @ w_hh + b.reshape(1, -1), 4)
-        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        c = jax_nn.sigmoid(f) * c + jax_nn.sigmoid(i) * jnp.tanh(g)
+        h = jax_nn.sigmoid(o) * jnp.tanh(c)
         return (h, c), h
 
     (_, c), y = jax.lax.scan(cell, (zeros if h0 is None else h0, zeros if c0 is None else c0), x)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar._jax_nn import jax_nn
 from overbar._tails import check_real, clipped_size, exp_series, expm1, halves
 from overbar.elementwise import elementwise
 from overbar.rule import Sample
@@ -153,7 +154,7 @@ def leaky_relu(x: ArrayLike, negative_slope: ArrayLike = 1e-2) -> jax.Array:
     (Array(0.125, dtype=float32, weak_type=True), Array(-2., dtype=float32, weak_type=True))
     """
     check_real("nn.leaky_relu", x)
-    return jax.nn.leaky_relu(x, negative_slope)
+    return jax_nn.leaky_relu(x, negative_slope)
 
 
 # Derivation of x̄ for y = min(max(x, −1), 1).
@@ -187,7 +188,7 @@ def hard_tanh(x: ArrayLike) -> jax.Array:
     1.0
     """
     check_real("nn.hard_tanh", x)
-    return jax.nn.hard_tanh(x)
+    return jax_nn.hard_tanh(x)
 
 
 # Derivation of x̄ for y = relu6(x + 3)/6.
@@ -310,7 +311,7 @@ def elu(x: ArrayLike, alpha: ArrayLike = 1.0) -> jax.Array:
     2.061e-09
     """
     check_real("nn.elu", x)
-    return jax.nn.elu(x, alpha)
+    return jax_nn.elu(x, alpha)
 
 
 def _quotient(x: jax.Array, alpha: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -382,7 +383,7 @@ def celu(x: ArrayLike, alpha: ArrayLike = 1.0) -> jax.Array:
     2.061e-09
     """
     check_real("nn.celu", x)
-    return jax.nn.celu(x, alpha)
+    return jax_nn.celu(x, alpha)
 
 
 _SELU_SCALE = 1.0507009873554804934193349852946
@@ -424,7 +425,7 @@ def selu(x: ArrayLike) -> jax.Array:
     3.624e-09
     """
     check_real("nn.selu", x)
-    return jax.nn.selu(x)
+    return jax_nn.selu(x)
 
 
 def _sloped_samples(key: jax.Array) -> Iterator[Sample]:

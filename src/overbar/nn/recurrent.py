@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar._jax_nn import jax_nn
 from overbar.nn._recurrence import (
     before,
     checked,
@@ -221,7 +222,7 @@ def _gru_run(
     def step(h: jax.Array, from_x: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
         a_r, a_z, a_n = jnp.split(from_x + b_ih[None], 3, axis=-1)
         s_r, s_z, q = jnp.split(jnp.matmul(h, w_hh) + b_hh[None], 3, axis=-1)
-        r, z, a_n = side_by_side(jax.nn.sigmoid(a_r + s_r), jax.nn.sigmoid(a_z + s_z), a_n)
+        r, z, a_n = side_by_side(jax_nn.sigmoid(a_r + s_r), jax_nn.sigmoid(a_z + s_z), a_n)
         n = jnp.tanh(a_n + r * q)
         h = (1 - z) * n + z * h
         return h, {"h": h, "gates": (r, z, n), "q": q}
@@ -294,8 +295,8 @@ def gru_reference(
     def cell(h: jax.Array, x_t: jax.Array) -> tuple[jax.Array, jax.Array]:
         x_r, x_z, x_n = jnp.hsplit(x_t @ w_ih + b_ih.reshape(1, -1), 3)
         h_r, h_z, h_n = jnp.hsplit(h @ w_hh + b_hh.reshape(1, -1), 3)
-        update = jax.nn.sigmoid(x_z + h_z)
-        y = update * h + (1 - update) * jnp.tanh(x_n + jax.nn.sigmoid(x_r + h_r) * h_n)
+        update = jax_nn.sigmoid(x_z + h_z)
+        y = update * h + (1 - update) * jnp.tanh(x_n + jax_nn.sigmoid(x_r + h_r) * h_n)
         return y, y
 
     start = jnp.zeros((x.shape[1], w_hh.shape[0]), x.dtype) if h0 is None else h0

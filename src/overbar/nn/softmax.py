@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar._jax_nn import jax_nn
 from overbar.nn._shares import hold, times
 from overbar.nn._wide import Axis, cast, check_real, wide
 from overbar.rule import Sample, rule
 
 Residuals = Mapping[str, Any]
 Kept = dict[str, Any]
-_softmax, _log_softmax = jax.nn.softmax, jax.nn.log_softmax  # as they are now: ours may take their place
 
 
 @rule(
@@ -57,7 +57,7 @@ def softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -> ja
     """
     check_real("nn.softmax", x=x)
     x = jnp.asarray(x)
-    return cast(_softmax(wide(x), axis=axis, where=where), x.dtype)
+    return cast(jax_nn.softmax(wide(x), axis=axis, where=where), x.dtype)
 
 
 @softmax.forward
@@ -129,7 +129,7 @@ def log_softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -
     """
     check_real("nn.log_softmax", x=x)
     x = jnp.asarray(x)
-    return cast(_log_softmax(wide(x), axis=axis, where=where), x.dtype)
+    return cast(jax_nn.log_softmax(wide(x), axis=axis, where=where), x.dtype)
 
 
 @log_softmax.forward

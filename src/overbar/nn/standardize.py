@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from overbar._contract import RuleError
+from overbar._jax_nn import jax_nn
 from overbar.nn._wide import Axis, axes_of, cast, check_real, shape_of, size_of, summed_to, wide
 from overbar.rule import Sample, rule
 
 Kept = dict[str, Any]
-_standardize: Any = jax.nn.standardize  # as it is now: ours may be put in its place
+_standardize: Any = jax_nn.standardize
 
 
 @rule(
