@@ -81,6 +81,7 @@ def close(kept: str, shown: str) -> bool:
 # ---------------------------------------------------------------------- tests
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_shows_what_it_is_kept_with(path: Path) -> None:
     kept = nbformat.read(path, as_version=4)
