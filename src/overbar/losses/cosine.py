@@ -19,6 +19,7 @@ _DECLARED: dict[str, Any] = {
         "targets": "b, the data",
         "epsilon": "ε, the least squared norm",
         "where": "which elements count, or None",
+        "c": "the similarity, one number a pair of vectors",
     },
     "static": ("axis",),
     "arrays": ("predictions", "targets", "epsilon", "where"),
@@ -143,19 +144,17 @@ def _declare(loss: Rule[..., jax.Array], sign: int) -> None:
     """Declares both passes of sign · c, plus a constant."""
 
     @loss.forward
-    def forward(**values: Any) -> tuple[jax.Array, dict[str, Any]]:
-        arguments = {n: v for n, v in values.items() if n not in ("predictions", "targets")}
-        y = loss.primal(values["predictions"], values["targets"], **arguments)
-        return y, {n: values[n] for n in loss.residuals}
+    def forward(axis: Axis, **values: Any) -> tuple[jax.Array, dict[str, Any]]:
+        c = cosine_similarity.primal(axis=axis, **values)
+        return (c if sign > 0 else 1.0 - c), {**values, "c": c}
 
     @loss.backward
     def backward(residuals: Mapping[str, Any], y_bar: jax.Array, axis: Axis) -> dict[str, Any]:
         a, b, where = residuals["predictions"], residuals["targets"], residuals["where"]
         wide = computing(y_bar.dtype)
         epsilon = residuals["epsilon"].astype(wide)
-        (u, m, aa), (v, n, bb) = (_unit(x.astype(wide), epsilon, axis, where) for x in (a, b))
-        c = (u * v).sum(axis=axis, where=where, keepdims=True)
-        c_bar = sign * spread(y_bar.astype(wide), axis, c.ndim)
+        (_, m, aa), (_, n, bb) = (_unit(x.astype(wide), epsilon, axis, where) for x in (a, b))
+        c, c_bar = (spread(x.astype(wide), axis, m.ndim) for x in (residuals["c"], sign * y_bar))
 
         def free(square: jax.Array) -> jax.Array:
             """How much of a norm moves with its vector: all, none, or half of it at ε."""

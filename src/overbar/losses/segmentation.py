@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from overbar._contract import RuleError, describe
 from overbar._dtypes import computing
 from overbar._jax_nn import jax_nn
+from overbar._tails import once
 from overbar.losses._inputs import Axis, bar_of, beside, real_floats, same_shape, summed_to
 from overbar.rule import Sample, rule
 
@@ -109,7 +110,10 @@ def _dice_bars(
     elif x.shape[-1] == 1:
         x_bar = p_bar * (p * (1 - p))
     else:
-        x_bar = p * (p_bar - jnp.sum(p * p_bar, axis=-1, keepdims=True))  # (5)
+        along = once(
+            jnp.sum(p * p_bar, axis=-1, keepdims=True)
+        )
+        x_bar = p * (p_bar - along)  # (5)
     return {
         "predictions": x_bar,
         "targets": both_bar * p + to_pixels(-k * f * beta),

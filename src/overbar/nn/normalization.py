@@ -244,8 +244,9 @@ def rms_norm_backward(residuals: Residuals, y_bar: jax.Array, axis: Axis) -> dic
     axes = axes_of("nn.rms_norm", x, axis)
     n = wide(x) * r
     n_bar = _scaled(g, _spread(residuals["scale"], x, axes), None)
+    along = r * jnp.mean(n_bar * wide(x), axis=axes, keepdims=True)  # ⟨n̄ n⟩
     return {
-        "x": cast(r * (n_bar - n * jnp.mean(n_bar * n, axis=axes, keepdims=True)), x.dtype),  # (5)
+        "x": cast(r * (n_bar - n * along), x.dtype),  # (5)
         "scale": cast(jnp.sum(g * n, axis=_others(x, axes)), x.dtype),  # (4)
     }
 
