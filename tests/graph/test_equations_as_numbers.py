@@ -16,7 +16,7 @@ import pytest
 from overbar import make_graph
 from overbar.graph.derivatives import backward
 from overbar.graph.derivatives.step import factor
-from overbar.graph.names import barred
+from overbar.graph.symbols import barred
 
 from . import models
 from .bar_notation import Unreadable, read

@@ -6,12 +6,13 @@ entries goes through f alone, as ȳ ⊙ f′(x).
 
 How to read it: shapes go together as NumPy's do, a scalar or a smaller array being broadcast, and 𝟏 says
 that nothing else does it; two matrices beside each other are multiplied, ⊙ goes entry by entry, ᵀ swaps the
-last two axes and makes a row of a vector; ⟨ȳ, y⟩ is summed over the last axis. Σ₀ is the sum of the factor that
-follows over axis 0; that axis stays, of size 1, or goes, as what stands beside it needs (so for ∏₀, max₀, mean₀).
-[:, None], reshape, 𝟎.at[i].add(ȳ) and the like are JAX's own, where 𝟎 has the shape of what the equation is for.
-conv_transpose(ȳ, w) and correlate(x, ȳ) have the strides and the padding of the convolution they belong to.
-[x > 0] is 1 where it is true and 0 elsewhere; where the two sides of a max are equal, or several entries are
-the largest, they share it, as JAX has it; the equations of prod and cumprod are for entries that are not 0.
+last two axes and makes a row of a vector; ⟨ȳ, y⟩ is summed over the last axis. Σ₀ is the sum of the factor
+that follows over axis 0; that axis stays, of size 1, or goes, as what stands beside it needs (so for ∏₀,
+max₀, mean₀). [:, None], reshape, 𝟎.at[i].add(ȳ) and the like are JAX's own, where 𝟎 has the shape of what the
+equation is for. conv_transpose(ȳ, w) and correlate(x, ȳ) have the strides and the padding of the convolution
+they belong to. [x > 0] is 1 where it is true and 0 elsewhere; where the two sides of a max are equal, or
+several entries are the largest, they share it, as JAX has it; the equations of prod and cumprod are for
+entries that are not 0.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from jax.extend.core import Var
 from overbar.graph.derivatives import LONGEST, Backward
 from overbar.graph.derivatives.terms import Unknown, written
 from overbar.graph.model import Node
-from overbar.graph.names import barred
+from overbar.graph.symbols import barred
 
 
 def bar_equation(node: Node) -> str:
@@ -76,7 +77,7 @@ def message_equation(node: Node, argument: int) -> str:
 
 def _rule_equation(node: Node, argument: int) -> str | None:
     """The registry's equation of a rule's input, its letters replaced by the graph's names."""
-    from overbar.graph.graph import rule_of
+    from overbar.graph.kinds import rule_of
 
     rule = rule_of(node.eqns[-1])
     if rule is None or len(node.eqns) != 1:

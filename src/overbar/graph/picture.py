@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from overbar.graph.arrays import Array, array
 from overbar.graph.equations import message_equation
 from overbar.graph.model import GraphError, Message, Node, describe
-from overbar.graph.names import barred
+from overbar.graph.symbols import barred
 from overbar.graph.text import backward_text, forward_text, spoken
 
 if TYPE_CHECKING:

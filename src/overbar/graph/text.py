@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from overbar.graph.model import Node
-from overbar.graph.names import barred, symbol
+from overbar.graph.symbols import barred, symbol
 
 if TYPE_CHECKING:
     from overbar.graph import Graph

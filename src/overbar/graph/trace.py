@@ -14,8 +14,9 @@ from overbar._adapter import calls_of, frames_of, opened, source_of
 from overbar.graph.cones import bodies
 from overbar.graph.graph import Graph, Level
 from overbar.graph.model import GraphError
-from overbar.graph.names import argument_name, is_word
+from overbar.graph.paths import argument_name
 from overbar.graph.source import Home, Reader, line_of
+from overbar.graph.symbols import is_word
 
 
 def make_graph(f: Callable[..., Any], *, level: Level = "statement") -> Callable[..., Graph]:

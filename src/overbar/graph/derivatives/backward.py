@@ -20,7 +20,7 @@ from overbar.graph.derivatives.step import Handler, Step, factor, full, gathered
 from overbar.graph.derivatives.terms import Term, Text, Unknown
 from overbar.graph.derivatives.values import CALLS, FORWARD, part_of_split
 from overbar.graph.model import Node
-from overbar.graph.names import barred, symbol
+from overbar.graph.symbols import barred, symbol
 
 LONGEST = 120  # a message longer than this is written in general form
 MOST = 4  # terms of a sum

@@ -1,0 +1,153 @@
+"""The statements of a file of the user's, as parsed, by the lines they stand on."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import linecache
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# First line, first column, last line, last column (in bytes), as ast has them.
+Position = tuple[int, int, int, int]
+
+
+@dataclass(eq=False)
+class Statement:
+    """One statement of a file, as parsed.
+
+    Attributes:
+      file: the file's name.
+      node: the parsed statement.
+      loops: the for and while statements around it, within its function, the outermost first.
+    """
+
+    file: str
+    node: ast.stmt
+    loops: tuple[ast.stmt, ...]
+
+    @functools.cached_property
+    def value(self) -> ast.expr | None:
+        """The expression it evaluates, if it has one."""
+        if isinstance(self.node, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Return | ast.Expr):
+            return self.node.value
+        for name in ("test", "iter"):
+            if isinstance(found := getattr(self.node, name, None), ast.expr):
+                return found
+        return None
+
+    @functools.cached_property
+    def targets(self) -> tuple[str | None, ...] | str | None:
+        """The variable it assigns to; a tuple where it unpacks into several; None for neither."""
+        if isinstance(self.node, ast.Assign):
+            return _target(self.node.targets[0])
+        if isinstance(self.node, ast.AnnAssign | ast.AugAssign):
+            return _target(self.node.target)
+        return None
+
+    @functools.cached_property
+    def aliases(self) -> tuple[str, ...]:
+        """The other variables that take the same value: b in a = b = x."""
+        targets = self.node.targets[1:] if isinstance(self.node, ast.Assign) else []
+        return tuple(name for target in targets if isinstance(name := _target(target), str))
+
+    @functools.cached_property
+    def expressions(self) -> dict[Position, ast.expr]:
+        """Its expressions by position; of several at one position the innermost."""
+        found = {}
+        for node in _own_nodes(self.node):
+            if isinstance(node, ast.expr):
+                found[position_of(node)] = node
+        return found
+
+    def expression_at(self, position: Position) -> ast.expr | None:
+        if (exact := self.expressions.get(position)) is not None:
+            return exact
+        # From Python 3.12 on, a call of a chain over several lines starts at the last attribute's name.
+        ends = [e for at, e in self.expressions.items() if at[2:] == position[2:] and at[:2] <= position[:2]]
+        return max(ends, key=lambda e: position_of(e)[:2], default=None)
+
+    def repeats_at(self, position: Position) -> bool:
+        """Whether the position stands in a comprehension, which evaluates it several times."""
+        repeating = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+        return any(
+            isinstance(node, repeating) and _within(position, position_of(node))
+            for node in self.expressions.values()
+        )
+
+    def loops_itself_at(self, position: Position) -> bool:
+        """Whether the call there is one that works through several values: sum, map, tree.map."""
+        node = self.expression_at(position)
+        name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        return name.split(".")[-1] in {"sum", "map", "reduce", "max", "min", "tree_map", "list", "tuple"}
+
+
+def _own_nodes(statement: ast.stmt) -> Iterator[ast.AST]:
+    """The nodes of a statement without those of the statements inside it."""
+    waiting: list[ast.AST] = [statement]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting += [child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.stmt)]
+
+
+def _target(node: ast.expr) -> tuple[str | None, ...] | str | None:
+    if isinstance(node, ast.Tuple | ast.List):
+        if any(isinstance(e, ast.Starred) for e in node.elts):
+            return None
+        names = [_target(e) for e in node.elts]
+        return tuple(name if isinstance(name, str) else None for name in names)
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+        key = node.slice.value
+        return key if isinstance(key, str) and key.isidentifier() else None
+    return None
+
+
+def position_of(node: ast.expr) -> Position:
+    return (node.lineno, node.col_offset, node.end_lineno or 0, node.end_col_offset or 0)
+
+
+def _within(inner: Position, outer: Position) -> bool:
+    return outer[:2] <= inner[:2] and inner[2:] <= outer[2:]
+
+
+@functools.lru_cache(maxsize=256)
+def _statements(file: str, text: str) -> dict[int, list[Statement]]:
+    """Line -> the statements on it, the innermost last; a compound one stands on its header's lines."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return {}
+    found: dict[int, list[Statement]] = {}
+    waiting: list[tuple[ast.AST, tuple[ast.stmt, ...]]] = [(tree, ())]
+    while waiting:
+        node, loops = waiting.pop()
+        if isinstance(node, ast.stmt):
+            body = getattr(node, "body", None)
+            last = body[0].lineno if body else node.end_lineno or node.lineno
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                statement = Statement(file, node, loops)
+                for line in range(node.lineno, last + 1):
+                    found.setdefault(line, []).append(statement)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            loops = ()
+        inside = (*loops, node) if isinstance(node, ast.For | ast.While) else loops
+        header = {id(x) for x in (getattr(node, "iter", None),)}
+        waiting += [
+            (child, loops if id(child) in header else inside) for child in ast.iter_child_nodes(node)
+        ][::-1]
+    return found
+
+
+def statement_at(file: str, position: Position) -> Statement | None:
+    """The innermost statement at a position of a file; None where there is no source."""
+    text = "".join(linecache.getlines(file))
+    candidates = _statements(file, text).get(position[0], []) if text else []
+    around = [s for s in candidates if (s.node.lineno, s.node.col_offset) <= position[:2]]
+    exact = [s for s in around if position[2:] <= (s.node.end_lineno or 0, s.node.end_col_offset or 0)]
+    found = exact or around or candidates
+    return found[-1] if found else None
