@@ -89,7 +89,7 @@ class Build:
             node = self._node(cone, [eqns[i] for i in cone.members], [places[i] for i in cone.members], made)
             node.name, node.symbol = names[number], symbol(names[number])
             node.groups = groups.of(place)
-            others = positions.get(place.execution, {})
+            others = positions.get((place.execution, place.turn), {})
             mine = {p: symbol_ for p, symbol_ in others.items() if symbol_ != node.name}
             words = [(word, p.name) for p in dict.fromkeys(node.parents) for word in spoken.get(p, ())]
             doubled = Counter(word for word, _ in words)
@@ -256,5 +256,5 @@ def _by_execution(results: Sequence[tuple[Place, Any]], names: Sequence[str]) ->
     found: dict[Any, dict[Any, str]] = {}
     for (place, part), name in zip(results, names, strict=True):
         if place.execution is not None and part is None:
-            found.setdefault(place.execution, {})[place.position] = name
+            found.setdefault((place.execution, place.turn), {})[place.position] = name
     return found

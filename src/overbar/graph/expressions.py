@@ -48,7 +48,7 @@ def expression(place: Place, final: bool, item: int | None, known: Known, fallba
     whole = _written(execution.statement, position, final or item is not None)
     if whole is None:
         return fallback
-    arguments = _arguments(execution.activation) | _loop_variables(execution, known.parents)
+    arguments = _arguments(execution.activation) | _loop_variables(place, known.parents)
     renamed = _Renamed(known.others, known.variables, arguments, skip=whole).visit(_copy(whole))
     if item is not None:
         renamed = ast.Subscript(renamed, ast.Constant(item), ast.Load())
@@ -183,19 +183,36 @@ def _arguments(activation: Activation) -> dict[str, ast.expr]:
     return {name: rename.visit(_copy(node)) for name, node in simple.items()}
 
 
-def _loop_variables(execution: Execution, parents: Sequence[str]) -> dict[str, ast.expr]:
+def _loop_variables(place: Place, parents: Sequence[str]) -> dict[str, ast.expr]:
     """The item of a sequence that a loop's variable is in this turn: w is ws[1] in `for w in ws`.
 
     The turn is told by the parents: all that come from that sequence must be of one item.
     """
     found: dict[str, ast.expr] = {}
+    execution = place.execution
+    if execution is None:
+        return found
     level: Execution | None = execution
+    at = place.position
+    turn = place.turn
     inner: dict[str, ast.expr] = _arguments(execution.activation)
     while level is not None:
         outer = _arguments(level.activation)
-        for loop in reversed(level.statement.loops if level.statement is not None else ()):
-            if not isinstance(loop, ast.For):
-                continue
+        statement = level.statement
+        loops: list[Any] = [] if statement is None or at is None else statement.generators_at(at)
+        loops += [
+            n for n in reversed(statement.loops if statement is not None else ()) if isinstance(n, ast.For)
+        ]
+        for loop in loops[:1]:
+            items_of = loop.iter.elts if isinstance(loop.iter, ast.Tuple | ast.List) else []
+            if (
+                isinstance(loop, ast.comprehension)
+                and isinstance(loop.target, ast.Name)
+                and turn < len(items_of)
+            ):
+                found.setdefault(loop.target.id, _copy(items_of[turn]))
+        at, turn = level.activation.position, level.activation.turn
+        for loop in loops:
             for variable, sequence in _stepped_through(loop.target, loop.iter):
                 path = path_of(sequence, outer)
                 items = (

@@ -24,6 +24,10 @@ class Variables:
             if place.execution is not None and part is None:
                 self._last[place.execution, item_at(place.execution.statement, place.position)] = i
         self._results = results
+        self._elements: dict[tuple[Execution, int], int] = {}  # the last result of an item of a comprehension
+        for i, (place, part) in enumerate(results):
+            if part is None and place.execution is not None and _is_element(place):
+                self._elements[place.execution, place.turn] = i
         self._items: dict[int, int] = {}
         unpacking: dict[Execution, list[int]] = {}
         for i, (place, part) in enumerate(results):
@@ -51,10 +55,21 @@ class Variables:
             return name, execution.activation.depth
         if i in self._items:
             return _assigned(execution, self._items[i])
+        if execution.statement.element is not None:
+            if isinstance(execution.statement.value, ast.DictComp):
+                return None
+            return _assigned(execution, place.turn, element=True) if self.is_element(i) else None
         item = item_at(execution.statement, place.position)
         if self._last[execution, item] != i:
             return None
         return _assigned(execution, item)
+
+    def is_element(self, i: int) -> bool:
+        """Whether the result is an item that a comprehension makes: h in hs = [h for ...]."""
+        place, part = self._results[i]
+        if part is not None or place.execution is None or not _is_element(place):
+            return False
+        return self._elements[place.execution, place.turn] == i
 
     def is_final(self, i: int) -> bool:
         """Whether the result is the value of its statement, not a part of its expression."""
@@ -62,7 +77,7 @@ class Variables:
         if place.execution is None or part is not None:
             return False
         statement = place.execution.statement
-        if statement is not None and _walrus(statement, place.position):
+        if statement is not None and (statement.element or _walrus(statement, place.position)):
             return False
         return self._last[place.execution, item_at(place.execution.statement, place.position)] == i
 
@@ -75,6 +90,13 @@ class Variables:
         return isinstance(statement.targets, tuple) and len(statement.targets) == number
 
 
+def _is_element(place: Place) -> bool:
+    statement = place.execution.statement if place.execution is not None else None
+    if statement is None or statement.element is None or place.position is None:
+        return False
+    return statement.expression_at(place.position) is statement.element
+
+
 def _is_unpacked(place: Place) -> bool:
     """Whether it was made by the assignment itself, which takes an array apart: a, b = x."""
     statement = place.execution.statement if place.execution is not None else None
@@ -84,15 +106,17 @@ def _is_unpacked(place: Place) -> bool:
     return isinstance(target, ast.Tuple | ast.List) and position_of(target) == place.position
 
 
-def _assigned(execution: Execution, item: int | str | None) -> tuple[str, int] | None:
+def _assigned(
+    execution: Execution, item: int | str | None, *, element: bool = False
+) -> tuple[str, int] | None:
     """The variable that takes a statement's value, or an item of it, followed through returns."""
     fallback: tuple[str, int] | None = None
     while (statement := execution.statement) is not None:
         activation = execution.activation
         if not isinstance(statement.node, ast.Return):
             targets = statement.targets
-            if isinstance(targets, str) and item is None:
-                return targets, activation.depth
+            if isinstance(targets, str) and (item is None or element):
+                return targets if item is None else f"{targets}[{item}]", activation.depth
             if isinstance(targets, tuple) and isinstance(item, int) and item < len(targets):
                 return (name, activation.depth) if (name := targets[item]) else fallback
             return fallback
@@ -106,7 +130,9 @@ def _assigned(execution: Execution, item: int | str | None) -> tuple[str, int] |
         if outer is None or outer.value is None or activation.position is None:
             return fallback
         call = outer.expression_at(activation.position)
-        if call is not outer.value:
+        if call is not None and call is outer.element and item is None:
+            item, element = activation.turn, True
+        elif call is not outer.value:
             return fallback
         execution = activation.caller
     return fallback

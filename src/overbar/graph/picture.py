@@ -192,7 +192,7 @@ class _Drawing:
             name,
             node.symbol,
             node.kind,
-            forward_text(node, self.values),
+            _folded(forward_text(node, self.values)),
             _folded(backward_text(node, self.bars)),
             node.needs_bar,
             groups,

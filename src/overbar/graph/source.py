@@ -19,13 +19,14 @@ from typing import Any
 import jax
 
 from overbar._adapter import frames_of, traced_at
-from overbar.graph.statements import Position, Statement, statement_at
+from overbar.graph.statements import Position, Statement, position_of, statement_at, within
 
 Frame = tuple[Any, int]  # a code object and the offset of an instruction in it
 
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 _JAX = str(Path(jax.__file__).parent)
 _STDLIB = tuple(str(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
+_COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 _LIBRARIES = tuple(f"{path}/" for path in (_JAX, _PACKAGE, *_STDLIB))
 
 
@@ -39,6 +40,7 @@ class Activation:
       position: the call in that statement.
       code: the function's code object.
       direct: whether no function of a library lies between the two.
+      turn: which item of a comprehension it was called for.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Activation:
     position: Position | None = None
     code: Any = None
     direct: bool = True
+    turn: int = 0
 
     @property
     def depth(self) -> int:
@@ -59,10 +62,12 @@ class Execution:
     Attributes:
       statement: which.
       activation: the call of a function it happened in.
+      turns: how many items a comprehension in it has gone through so far.
     """
 
     statement: Statement | None
     activation: Activation
+    turns: int = 0
 
 
 @dataclass(eq=False)
@@ -73,12 +78,14 @@ class Place:
       execution: the execution of the innermost statement of the user's; None where there is no source.
       position: the expression in it.
       file, line: for messages.
+      turn: for which item of a comprehension it is evaluated.
     """
 
     execution: Execution | None = None
     position: Position | None = None
     file: str | None = None
     line: int | None = None
+    turn: int = 0
 
 
 @dataclass
@@ -152,6 +159,7 @@ class Reader:
         self._levels: list[_Level] = []
         self._direct: list[bool] = []
         self._below: list[Frame] = []
+        self._at: list[Position] = []
         self._found: dict[Frame, Statement | None] = {}
         self._last: tuple[Any, Place] = (None, Place())
 
@@ -171,13 +179,29 @@ class Reader:
             return self._sourceless([frames[i] for i in users])
         path = [frames[i] for i in chosen]
         self._direct = [True, *(here + 1 == after for here, after in itertools.pairwise(chosen))]
+        self._at = [self._position(frames, i) for i in chosen]
         below = frames[chosen[-1] + 1 :]
         self._enter(path, below)
         last = self._levels[-1]
         file, line = path[-1][0].co_filename, last.position[0]
         if last.execution.statement is None:
             return Place(None, None, file, line)
-        return Place(last.execution, last.position, file, line)
+        return Place(last.execution, last.position, file, line, last.execution.turns)
+
+    def _position(self, frames: list[Frame], i: int) -> Position:
+        """The expression in a call of a function; one in a comprehension stands in frames of its own."""
+        statement, found = self._statement(frames[i]), _location(frames[i])
+        for frame in frames[i + 1 :]:
+            code, here = frame[0], _location(frame)
+            inside = statement is not None and within(here, position_of(statement.node))
+            if (
+                code.co_name not in _COMPREHENSIONS
+                or code.co_filename != frames[i][0].co_filename
+                or not inside
+            ):
+                break
+            found = here
+        return found
 
     @staticmethod
     def _sourceless(users: list[Frame]) -> Place:
@@ -205,6 +229,7 @@ class Reader:
         """Brings the stack of executions from the last equation's to this one's."""
         old, kept = self._levels, 0
         while kept < min(len(old), len(path)) and old[kept].frame == path[kept]:
+            old[kept].position = self._at[kept]
             kept += 1
         if kept == len(path) == len(old):
             if _steps_back(self._below, below) and (level := self._loop_above(kept)) is not None:
@@ -218,10 +243,11 @@ class Reader:
     def _move(self, level: int, path: list[Frame]) -> None:
         """The same function at another instruction: further on, back by a loop, or called again."""
         old, frame = self._levels[level], path[level]
-        statement, here = self._statement(frame), _location(frame)
+        statement, here = self._statement(frame), self._at[level]
         back = frame[1] < old.frame[1]
         if statement is not None and statement is old.execution.statement:
             if not back or statement.repeats_at(here):
+                old.execution.turns += back
                 self._push(path, [*self._levels[:level], _Level(frame, old.execution, here)])
                 return
             if not statement.loops and (above := self._loop_above(level)) is not None:
@@ -245,13 +271,15 @@ class Reader:
     def _again(self, level: int, path: list[Frame]) -> None:
         """A new execution at a level, in the same call of its function."""
         execution = Execution(self._statement(path[level]), self._levels[level].execution.activation)
-        kept = [*self._levels[:level], _Level(path[level], execution, _location(path[level]))]
+        kept = [*self._levels[:level], _Level(path[level], execution, self._at[level])]
         self._push(path, kept)
 
     def _renew(self, level: int, path: list[Frame]) -> None:
         """A new execution at the level of the loop; in a comprehension new calls below it."""
         at = self._levels[level]
         if at.execution.statement is not None and at.execution.statement.repeats_at(at.position):
+            at.execution.turns += 1
+            at.position = self._at[level]
             self._push(path, self._levels[: level + 1])
         else:
             self._again(level, path)
@@ -263,10 +291,12 @@ class Reader:
                 caller = levels[-1]
                 name = _function_name(frame[0])
                 direct = self._direct[len(levels)]
-                activation = Activation(name, caller.execution, caller.position, frame[0], direct)
+                turn = caller.execution.turns
+                activation = Activation(name, caller.execution, caller.position, frame[0], direct, turn)
             else:
                 activation = self.root
-            levels.append(_Level(frame, Execution(self._statement(frame), activation), _location(frame)))
+            position = self._at[len(levels)]
+            levels.append(_Level(frame, Execution(self._statement(frame), activation), position))
         self._levels = levels
 
     def _loop_above(self, levels: int) -> int | None:

@@ -29,6 +29,9 @@ class Statement:
     @functools.cached_property
     def value(self) -> ast.expr | None:
         """The expression it evaluates, if it has one."""
+        if isinstance(self.node, ast.Expr) and isinstance(call := self.node.value, ast.Call):
+            appends = isinstance(call.func, ast.Attribute) and call.func.attr == "append"
+            return call.args[0] if appends and len(call.args) == 1 else call
         if isinstance(self.node, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Return | ast.Expr):
             return self.node.value
         for name in ("test", "iter"):
@@ -60,6 +63,29 @@ class Statement:
                 found[position_of(node)] = node
         return found
 
+    @functools.cached_property
+    def element(self) -> ast.expr | None:
+        """What a comprehension that is its whole value makes of each item: f(w) in [f(w) for w in ws]."""
+        value = self.value
+        if isinstance(value, ast.Call) and len(value.args) == 1 and ast.unparse(value.func) in _GATHERING:
+            value = value.args[0]
+        if isinstance(value, ast.DictComp):
+            found = value.value
+        elif isinstance(value, ast.ListComp | ast.GeneratorExp):
+            found = value.elt
+        else:
+            return None
+        inside = [n for n in ast.walk(found) if isinstance(n, _REPEATING) or is_loop_itself(n)]
+        return None if inside else found
+
+    def generators_at(self, position: Position) -> list[ast.comprehension]:
+        """The `for w in ws` of the comprehensions around a position, the innermost first."""
+        around = [
+            e for at, e in self.expressions.items() if isinstance(e, _REPEATING) and within(position, at)
+        ]
+        around.sort(key=position_of, reverse=True)
+        return [g for e in around for g in e.generators]
+
     def expression_at(self, position: Position) -> ast.expr | None:
         if (exact := self.expressions.get(position)) is not None:
             return exact
@@ -69,17 +95,25 @@ class Statement:
 
     def repeats_at(self, position: Position) -> bool:
         """Whether the position stands in a comprehension, which evaluates it several times."""
-        repeating = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
         return any(
-            isinstance(node, repeating) and _within(position, position_of(node))
+            isinstance(node, _REPEATING) and within(position, position_of(node))
             for node in self.expressions.values()
         )
 
     def loops_itself_at(self, position: Position) -> bool:
         """Whether the call there is one that works through several values: sum, map, tree.map."""
         node = self.expression_at(position)
-        name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-        return name.split(".")[-1] in {"sum", "map", "reduce", "max", "min", "tree_map", "list", "tuple"}
+        return node is not None and is_loop_itself(node)
+
+
+_GATHERING = ("list", "tuple")
+_REPEATING = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+def is_loop_itself(node: ast.AST) -> bool:
+    """Whether it calls what works through several values."""
+    name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+    return name.split(".")[-1] in {"sum", "map", "reduce", "max", "min", "tree_map", "list", "tuple"}
 
 
 def _own_nodes(statement: ast.stmt) -> Iterator[ast.AST]:
@@ -107,11 +141,11 @@ def _target(node: ast.expr) -> tuple[str | None, ...] | str | None:
     return None
 
 
-def position_of(node: ast.expr) -> Position:
+def position_of(node: ast.expr | ast.stmt) -> Position:
     return (node.lineno, node.col_offset, node.end_lineno or 0, node.end_col_offset or 0)
 
 
-def _within(inner: Position, outer: Position) -> bool:
+def within(inner: Position, outer: Position) -> bool:
     return outer[:2] <= inner[:2] and inner[2:] <= outer[2:]
 
 
