@@ -213,6 +213,7 @@ class _Groups:
     def __init__(self) -> None:
         self._groups: dict[Activation, Group] = {}
         self._names: set[str] = set()
+        self._counts: Counter[str] = Counter()
 
     def of(self, place: Place) -> tuple[Group, ...]:
         found: list[Group] = []
@@ -226,10 +227,10 @@ class _Groups:
 
     def _group(self, activation: Activation) -> Group:
         if activation not in self._groups:
-            name, number = activation.name, 1
-            while name in self._names:
-                number += 1
-                name = f"{activation.name}_{number}"
+            name = activation.name
+            while name in self._names:  # the numbers go on where they were left off
+                self._counts[activation.name] += 1
+                name = f"{activation.name}_{self._counts[activation.name] + 1}"
             self._names.add(name)
             self._groups[activation] = Group(name)
         return self._groups[activation]

@@ -28,6 +28,8 @@ from overbar.graph.derivatives.terms import Unknown, written
 from overbar.graph.model import Node
 from overbar.graph.symbols import barred
 
+MOST = 12  # messages that are written out
+
 
 def bar_equation(node: Node) -> str:
     """The sum of the messages a node gathers: "z̄ x + R̄ w"."""
@@ -39,12 +41,20 @@ def bar_equation(node: Node) -> str:
     terms = [
         word for word, output in zip(given, graph.outputs, strict=True) if output is node and word != "0"
     ]
-    for child in graph._children(node):
-        terms += [
-            message_equation(child, i) for i, p in enumerate(child.parents) if p is node and child.carries[i]
-        ]
+    senders = [
+        (child, i)
+        for child in graph._children(node)
+        for i, p in enumerate(child.parents)
+        if p is node and child.carries[i]
+    ]
+    left_out = len(senders) - MOST if len(senders) > MOST else 0
+    if left_out:
+        senders = senders[: MOST - 2] + senders[-2:]
+    terms += [message_equation(child, i) for child, i in senders]
     if len(terms) > 1:
         terms = [f"({term})" if " over the " in term else term for term in terms]
+    if left_out:
+        terms.insert(-2, f"… ({left_out} more)")
     total = ""
     for term in terms or ["0"]:
         total += term if not total else f" − {term[1:]}" if term.startswith("−") else f" + {term}"
