@@ -11,6 +11,7 @@ import unicodedata
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 import scipy.special
 
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
@@ -55,6 +56,7 @@ FUNCTIONS = {
     "det": np.linalg.det,
     "inv": np.linalg.inv,
     "solve": np.linalg.solve,
+    "solve_triangular": scipy.linalg.solve_triangular,
     "one_hot": lambda i, n: np.eye(n)[i],
     "rsqrt": lambda x: x**-0.5,
     "erf_inv": scipy.special.erfinv,

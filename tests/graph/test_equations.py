@@ -362,3 +362,55 @@ def test_a_part_of_a_split_sends_its_bar_to_its_place():
 
     graph = make_graph(f)(of(3, 4), of(4, 6))
     assert graph["x"].equation == "concatenate([q̄, k̄], 1) wᵀ"
+
+
+@jax.custom_jvp
+def soft(x):
+    return jnp.clip(x, -1.0, 1.0)
+
+
+@soft.defjvp
+def _soft_jvp(primals, tangents):
+    return soft(*primals), tangents[0] * jnp.exp(-(primals[0] ** 2))
+
+
+@jax.custom_jvp
+def relu(x):
+    return jnp.maximum(x, 0.0)
+
+
+relu.defjvps(lambda t, y, x: t * jax.nn.sigmoid(x))
+
+
+def test_a_derivative_of_the_users_own_is_not_that_of_what_the_function_does():
+    def f(x):
+        y = soft(x)
+        z = relu(y)
+        return z
+
+    graph = make_graph(f)(of(3))
+    assert [graph[name].equation for name in "xy"] == ["ȳ ⊙ soft′(x)", "z̄ ⊙ relu′(y)"]
+
+
+def test_what_a_function_closes_over_has_the_programs_name():
+    scale, shift, held = jnp.arange(3.0), 0.25, {"w": jnp.ones(3)}
+
+    def f(x):
+        y = x * scale + shift
+        z = (y - shift) * 0.7 * held["w"]
+        w = jnp.dot(z, scale)
+        return w
+
+    graph = make_graph(f)(of(3))
+    assert [graph[name].equation for name in "xyz"] == ["ȳ ⊙ scale", "0.7 z̄ ⊙ held.w", "w̄ scale"]
+
+
+def test_a_shift_that_gradients_flow_through_is_not_taken_for_a_logsumexp():
+    def f(x):
+        m = jnp.max(x)
+        y = m + jnp.log(jnp.sum(jnp.exp(x - m)))
+        return y
+
+    graph = make_graph(f)(jnp.array([0.5, -1.0, 2.0]))
+    assert graph["x"].equation == "m̄ [x = m] + ȳ exp(x − m) / (Σ exp(x − m))"
+    assert graph["m"].equation == "ȳ − ȳ Σ exp(x − m) / (Σ exp(x − m))"

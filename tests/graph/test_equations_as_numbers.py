@@ -99,6 +99,8 @@ jnp.arccosh(p + 1) | p**q | p**0.5 | p**-1.5 | jax.lax.erf_inv(p) | jax.scipy.sp
 jax.lax.digamma(p)
 jax.scipy.special.xlogy(p, q) | -jnp.mean(q * jnp.log(p) + (1 - q) * jnp.log(1 - p))
 jax.scipy.special.logit(p)
+jnp.sum(jnp.log(jnp.diag(S) ** 2)) | jnp.cumsum(1.0 / p) | jnp.sum(jnp.log(A**2)[1:])
+jax.scipy.linalg.solve_triangular(S, a, lower=True) | jax.scipy.linalg.solve_triangular(S, a)
 jnp.sqrt(p**2 + q**2) | jnp.sum(p * jnp.log(p / q))
 """
 

@@ -55,6 +55,8 @@ def bar_equation(node: Node) -> str:
         terms = [f"({term})" if " over the " in term else term for term in terms]
     if left_out:
         terms.insert(-2, f"… ({left_out} more)")
+    else:
+        terms.sort(key=lambda term: term.startswith("−"))
     total = ""
     for term in terms or ["0"]:
         total += term if not total else f" − {term[1:]}" if term.startswith("−") else f" + {term}"

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from overbar.graph.derivatives.constants import MODULES
 from overbar.graph.model import Node
 from overbar.graph.symbols import barred, symbol
 
@@ -183,7 +184,9 @@ class _Spoken(ast.NodeTransformer):
     def visit_Name(self, node: ast.Name) -> ast.Name:
         return ast.Name(symbol(node.id))
 
-    def visit_Attribute(self, node: ast.Attribute) -> ast.Attribute:
+    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
+        if isinstance(node.value, ast.Name) and node.value.id in MODULES:
+            return ast.Name("π") if node.attr == "pi" else node
         visited = self.visit(node.value)
         return ast.Attribute(visited, symbol(node.attr), node.ctx)
 

@@ -12,15 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal, Var
 
-from overbar._adapter import calls_of, custom_jvp_body, custom_vjp_body, opened
+from overbar._adapter import calls_of, custom_jvp_body, custom_vjp_body, is_jaxs_own, opened
 from overbar.graph.derivatives import elementwise, named, pieces, products, softmax, sums, terms
+from overbar.graph.derivatives.constants import constants_of
 from overbar.graph.derivatives.index import listed
 from overbar.graph.derivatives.named import has_formula, name_of
 from overbar.graph.derivatives.step import Handler, Step, factor, full, gathered
 from overbar.graph.derivatives.terms import Term, Text, Unknown
 from overbar.graph.derivatives.values import CALLS, FORWARD, part_of_split
 from overbar.graph.model import Node
-from overbar.graph.symbols import barred, symbol
+from overbar.graph.symbols import barred
 
 LONGEST = 120  # a message longer than this is written in general form
 MOST = 4  # terms of a sum
@@ -32,33 +33,6 @@ ENTRYWISE = set(elementwise.RULES) | {
     "broadcast_in_dim", "log2", "is_finite", "gt", "lt", "ge", "le", "eq", "ne", "and", "or", "not",
     "nextafter", "bessel_i0e", "bessel_i1e", "igamma", "igammac", "polygamma",
 }  # fmt: skip
-
-
-def _numbers_named(node: Node, eqns: Sequence[Any]) -> dict[float, str]:
-    """The number that a name in the expression stands for, if there is one name and one number: λ is 0.1."""
-    try:
-        tree = ast.parse(node.operation, mode="eval")
-    except SyntaxError:
-        return {}
-    called = {id(n) for call in ast.walk(tree) if isinstance(call, ast.Call) for n in ast.walk(call.func)}
-    names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in called}
-    names -= {parent.name for parent in node.parents} | {"jnp", "np", "jax"}
-    names = {name for name in names if name not in node.graph}
-    constants = {
-        float(n.value)
-        for n in ast.walk(tree)
-        if isinstance(n, ast.Constant) and isinstance(n.value, int | float)
-    }
-    numbers = {
-        float(v.val)
-        for eqn in eqns
-        for v in eqn.invars
-        if isinstance(v, Literal) and np.ndim(v.val) == 0 and np.asarray(v.val).dtype.kind == "f"
-    }
-    numbers = {n for n in numbers if not any(np.float32(n) == np.float32(w) for w in constants)}
-    if len(names) == 1 and len(numbers) == 1:
-        return {numbers.pop(): symbol(names.pop())}
-    return {}
 
 
 class Backward:
@@ -81,7 +55,7 @@ class Backward:
         }
         self.names[self.result] = Text(node.symbol, node.shape)
         self._leading: dict[Any, set[Any]] = {}
-        self.constants = _numbers_named(node, self.eqns)
+        self.constants = constants_of(node, self.eqns)
 
     def now(self, v: Any) -> Any:
         while not isinstance(v, Literal) and v in self.alias:
@@ -98,7 +72,7 @@ class Backward:
             if body is not None and _is_a_function(body):
                 body = None
             elif body is None and not has_formula(eqn) and (jvp := custom_jvp_body(eqn)) is not None:
-                body = jvp[1]
+                body = jvp[1] if is_jaxs_own(jvp[1]) else None  # the user's has a derivative of its own
             if body is None or custom_vjp_body(eqn) is not None:
                 self.eqns.append(eqn)
                 continue
@@ -204,6 +178,8 @@ class Backward:
         if (called := name_of(eqn)) and has_formula(eqn):
             handler, reshapes = (named.ENTRYWISE | named.RULES)[called], called in named.RULES
         elif called:
+            if not all(e.primitive.name in ENTRYWISE for e in flat(eqn)) or len(eqn.invars) != 1:
+                raise Unknown
             handler = factor(f"{called}′(<>)")
         elif name in PRIMITIVES:
             handler, reshapes = PRIMITIVES[name], name in RESHAPING
@@ -222,7 +198,9 @@ class Backward:
     def value(self, v: Any) -> Text:
         """A factor that is no variable of the graph, written out."""
         if isinstance(v, Literal):
-            return Text(terms.written(v.val)) if not np.ndim(v.val) else Text(listed(v.val), np.shape(v.val))
+            if not np.ndim(v.val):
+                return Text(terms.written(v.val))
+            return Text(self.constants.arrays.get(id(v.val)) or listed(v.val), np.shape(v.val))
         v = self.now(v)
         if isinstance(v, Literal):
             return self.value(v)
@@ -260,7 +238,7 @@ class Backward:
 
     def named_number(self, number: Any) -> str | None:
         """What the program calls a number: λ for 0.1."""
-        return None if np.iscomplexobj(number) else self.constants.get(float(number))
+        return None if np.iscomplexobj(number) else self.constants.numbers.get(float(number))
 
     def number(self, v: Any) -> float | None:
         """The number that a value is, cast and broadcast perhaps."""
@@ -282,7 +260,13 @@ def _of_the_call(node: Node) -> list[Any]:
         call = ast.parse(node.operation, mode="eval").body
     except SyntaxError:
         return []
-    if not isinstance(call, ast.Call) or len(call.args) != 1 or node.several or node.positions[-1] is None:
+    if (
+        not isinstance(call, ast.Call)
+        or isinstance(call.func, ast.Call)
+        or len(call.args) != 1
+        or node.several
+        or node.positions[-1] is None
+    ):
         return []
     first = len(node.eqns)
     while first and node.positions[first - 1] == node.positions[-1]:
@@ -298,18 +282,18 @@ def _given_to(eqns: Sequence[Any]) -> Any:
     if len(given) != 1 or any(e.outvars[0].aval.shape not in ((), shape) for e in eqns):
         raise Unknown
     (x,) = given
-    flat = [e for eqn in eqns for e in _flat(eqn)]
-    if x.aval.shape != shape or any(e.primitive.name not in ENTRYWISE for e in flat):
+    opened_up = [e for eqn in eqns for e in flat(eqn)]
+    if x.aval.shape != shape or any(e.primitive.name not in ENTRYWISE for e in opened_up):
         raise Unknown
     return x
 
 
-def _flat(eqn: Any) -> list[Any]:
+def flat(eqn: Any) -> list[Any]:
     """An equation, or those of the function it calls."""
     body = calls_of(eqn)
     if body is None and (named := custom_jvp_body(eqn)) is not None:
         body = named[1]
-    return [eqn] if body is None else [e for held in opened(body)[0].eqns for e in _flat(held)]
+    return [eqn] if body is None else [e for held in opened(body)[0].eqns for e in flat(held)]
 
 
 _OF_NUMBERS: dict[str, Callable[..., Any]] = {

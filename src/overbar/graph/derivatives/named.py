@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from overbar._adapter import calls_of, custom_jvp_body, opened, source_of
+from overbar._adapter import calls_of, custom_jvp_body, is_jaxs_own, opened, source_of
 from overbar.graph.derivatives import terms
 from overbar.graph.derivatives.step import Handler, Step, factor, full, nothing, spread
 from overbar.graph.derivatives.terms import Shape, Term, Text, Unknown
@@ -25,13 +25,19 @@ def name_of(eqn: Any) -> str:
 def has_formula(eqn: Any) -> bool:
     """Whether it is one of JAX's functions that stand here, and called as it is known here."""
     name = name_of(eqn)
-    if name in ("_diag", "diag"):
-        return (
-            len(eqn.invars[0].aval.shape) == 1 and eqn.outvars[0].aval.shape == eqn.invars[0].aval.shape * 2
-        )
+    if name not in RULES and name not in ENTRYWISE:
+        return False
+    jvp = custom_jvp_body(eqn)
+    if not is_jaxs_own(jvp[1] if jvp is not None else calls_of(eqn)):
+        return False
+    given, out = tuple(eqn.invars[0].aval.shape), tuple(eqn.outvars[0].aval.shape)
+    if name == "_diag":
+        return len(given) == 1 and out == given * 2
+    if name == "diagonal":
+        return len(given) == 2 and out * 2 == given
     if name in ("_var", "_std"):
         return len(eqn.invars) == 2 and _number(eqn.invars[1]) is not None
-    return name in RULES or name in ENTRYWISE
+    return True
 
 
 def held(eqn: Any) -> list[Any]:
@@ -194,6 +200,28 @@ def _solve(name: str) -> Handler:
     return go
 
 
+def _solve_triangular(s: Step, term: Term) -> Term:
+    """As `solve`, where of Ā only the triangle counts that A is read from."""
+    solves = [e.params for e in held(s.eqn) if e.primitive.name == "triangular_solve"]
+    given = solves[0] if len(solves) == 1 else {"transpose_a": True}
+    if given["transpose_a"] or not given["left_side"] or given["unit_diagonal"] or len(s.out) > 2:
+        raise Unknown
+    a, y, lower = s.way.value(s.eqn.invars[0]), s.output, given["lower"]
+    if len(a.shape) != 2:
+        raise Unknown
+    term, triangle = full(term, s.out), "tril" if lower else "triu"
+
+    def back(bar: Text) -> Text:
+        which = "" if lower else ", lower=True"
+        found = Text(f"solve_triangular({a.transposed.text}, {bar.text}{which})", s.out)
+        if s.i:
+            return found
+        row = Text(f"{y.at(3)}ᵀ", (1, *y.shape)) if len(y.shape) == 1 else y.transposed
+        return Text(f"{triangle}({terms.multiplied(found, row).text})", s.shape)
+
+    return term.mapped(back).scaled(1 if s.i else -1)
+
+
 def diagonal_of(eqn: Any) -> int:
     """Which diagonal a function of a matrix looks at: what it adds to the rows' numbers."""
     for e in held(eqn):
@@ -268,6 +296,8 @@ RULES: dict[str, Handler] = {
     "tril": _triangle,
     "triu": _triangle,
     "_diag": _diag,
+    "diagonal": _diag,
+    "_solve_triangular": _solve_triangular,
     "trace": _trace,
     "_roll_static": _roll,
     "argsort": nothing,

@@ -92,6 +92,14 @@ class Term:
     def shape(self) -> Shape:
         return broadcast(*(f.shape for f in (*self.factors, *self.divisors)))
 
+    def dropped(self) -> Term:
+        """Without the axes that were summed over."""
+
+        def drop(text: Text) -> Text:
+            return replace(text, shape=solid(text.shape)) if text.shape == text.kept else text
+
+        return replace(self, factors=tuple(map(drop, self.factors)), divisors=tuple(map(drop, self.divisors)))
+
     def text(self) -> Text:
         number: Fraction | float = self.number
         divisors = _powers(self.divisors)
@@ -143,11 +151,9 @@ class Term:
         below = [d for d in self.divisors if d.shape]
         if scalars and not inside and not below:
             return Term(self.number, (form(replace(self, number=Fraction(1)).text()),))
-        if not inside and below:
-            raise Unknown
         outside = tuple(f for f in self.factors if not f.shape)
         under = tuple(d for d in self.divisors if not d.shape)
-        if not inside:
+        if not inside and not below:
             raise Unknown
         within = form(Term(Fraction(1), tuple(inside), tuple(below)).text())
         return Term(self.number, (*outside, within), under)
@@ -197,6 +203,9 @@ def aligned(term: Term, shape: Shape) -> Term:
     if solid(term.shape) != solid(shape):
         raise Unknown
     if len(term.shape) > len(shape):
+        dropped = term.dropped()
+        if len(dropped.factors) and fits(dropped.shape, shape):
+            return dropped
         return term.mapped(lambda t: Text(f"squeeze({t.text})", shape))
     return term.mapped(lambda t: t.expanded(shape))
 

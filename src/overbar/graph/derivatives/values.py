@@ -351,6 +351,7 @@ CALLS: dict[str, Form] = {
     "inv": _of_one("inv"),
     "det": _of_one("det"),
     "_diag": _of_one("diag"),
+    "diagonal": _of_one("diag"),
     "tril": _triangle,
     "triu": _triangle,
     "argsort": _ranks,
