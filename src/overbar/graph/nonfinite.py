@@ -251,20 +251,22 @@ def _inside_backward(node: Node) -> Nonfinite | None:
             if inner.is_concrete and inner._seed is not None and inner._seed() is not None:
                 inner._ensure_backprop()
                 if (found := _first_message(inner)) is not None:
-                    return found
+                    return replace(found, cause=_where_or(found.cause, node))
         return None
     if node.eqns and inside.is_jaxs(node) and (body := inside.body_of(node)) is not None:
         body._ensure_backprop()
         if (found := _first_message(body)) is not None:
             told = _told_of(node, found)
-            outer = causes.behind_where(node) and "0" in _summary(node.bar)
-            cause = _where_or(told.cause, node) if outer else told.cause
+            cause = _where_or(told.cause, node)
             target = next((p.name for p in node.parents), told.target)
             return replace(told, cause=cause, target=target)
     return None
 
 
 def _where_or(cause: str | None, node: Node) -> str | None:
+    """The cause of what happened inside a node; that it is not selected, if a where behind it says so."""
+    if not causes.behind_where(node):
+        return cause
     stopped = any(bool(jnp.any(b == 0)) for b in jax.tree.leaves(node.bar))
     if not stopped:
         return cause
