@@ -93,6 +93,7 @@ class _Level:
     frame: Frame
     execution: Execution
     position: Position
+    started: Frame  # where the first equation of this call was traced
 
 
 @dataclass
@@ -232,7 +233,8 @@ class Reader:
             old[kept].position = self._at[kept]
             kept += 1
         if kept == len(path) == len(old):
-            if _steps_back(self._below, below) and (level := self._loop_above(kept)) is not None:
+            level = self._loop_above(kept)
+            if level is not None and _steps_back(self._below, below) and self._may_begin_again(level):
                 self._renew(level, path)
         elif kept < min(len(old), len(path)) and old[kept].frame[0] is path[kept][0]:
             self._move(kept, path)
@@ -248,7 +250,7 @@ class Reader:
         if statement is not None and statement is old.execution.statement:
             if not back or statement.repeats_at(here):
                 old.execution.turns += back
-                self._push(path, [*self._levels[:level], _Level(frame, old.execution, here)])
+                self._push(path, [*self._levels[:level], _Level(frame, old.execution, here, old.started)])
                 return
             if not statement.loops and (above := self._loop_above(level)) is not None:
                 self._renew(above, path)
@@ -271,7 +273,8 @@ class Reader:
     def _again(self, level: int, path: list[Frame]) -> None:
         """A new execution at a level, in the same call of its function."""
         execution = Execution(self._statement(path[level]), self._levels[level].execution.activation)
-        kept = [*self._levels[:level], _Level(path[level], execution, self._at[level])]
+        started = self._levels[level].started
+        kept = [*self._levels[:level], _Level(path[level], execution, self._at[level], started)]
         self._push(path, kept)
 
     def _renew(self, level: int, path: list[Frame]) -> None:
@@ -296,8 +299,21 @@ class Reader:
             else:
                 activation = self.root
             position = self._at[len(levels)]
-            levels.append(_Level(frame, Execution(self._statement(frame), activation), position))
+            levels.append(_Level(frame, Execution(self._statement(frame), activation), position, frame))
         self._levels = levels
+
+    def _may_begin_again(self, level: int) -> bool:
+        """Whether the calls below a loop's level can be over and begun anew, with nothing traced elsewhere.
+
+        Else a library went back in its own code.
+        """
+        loop = self._levels[level].execution.statement
+        if loop is not None and loop.loops and not loop.is_alone:
+            return False
+        return all(
+            at.started == at.frame and (at.execution.statement is None or at.execution.statement.is_last)
+            for at in self._levels[level + 1 :]
+        )
 
     def _loop_above(self, levels: int) -> int | None:
         """The innermost of the first levels that a loop or a comprehension can repeat."""

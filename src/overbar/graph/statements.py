@@ -20,11 +20,15 @@ class Statement:
       file: the file's name.
       node: the parsed statement.
       loops: the for and while statements around it, within its function, the outermost first.
+      is_last: whether no work is left to do after it in its function.
+      is_alone: whether it is all that is done in a turn of its loop.
     """
 
     file: str
     node: ast.stmt
     loops: tuple[ast.stmt, ...]
+    is_last: bool = True
+    is_alone: bool = True
 
     @functools.cached_property
     def value(self) -> ast.expr | None:
@@ -157,23 +161,45 @@ def _statements(file: str, text: str) -> dict[int, list[Statement]]:
     except (SyntaxError, ValueError):
         return {}
     found: dict[int, list[Statement]] = {}
-    waiting: list[tuple[ast.AST, tuple[ast.stmt, ...]]] = [(tree, ())]
+    waiting: list[tuple[ast.AST, tuple[ast.stmt, ...], bool, bool]] = [(tree, (), True, True)]
     while waiting:
-        node, loops = waiting.pop()
+        node, loops, is_last, is_alone = waiting.pop()
         if isinstance(node, ast.stmt):
             body = getattr(node, "body", None)
             last = body[0].lineno if body else node.end_lineno or node.lineno
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                statement = Statement(file, node, loops)
+                statement = Statement(file, node, loops, is_last, is_alone)
                 for line in range(node.lineno, last + 1):
                     found.setdefault(line, []).append(statement)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            loops = ()
+            loops, is_last, is_alone = (), True, True
+        is_alone = is_alone or isinstance(node, ast.For | ast.While)
         inside = (*loops, node) if isinstance(node, ast.For | ast.While) else loops
         header = {id(x) for x in (getattr(node, "iter", None),)}
+        followed, preceded = _beside_work(node, 1), _beside_work(node, -1)
         waiting += [
-            (child, loops if id(child) in header else inside) for child in ast.iter_child_nodes(node)
+            (
+                child,
+                loops if id(child) in header else inside,
+                is_last and id(child) not in followed,
+                is_alone and id(child) not in followed | preceded,
+            )
+            for child in ast.iter_child_nodes(node)
         ][::-1]
+    return found
+
+
+def _beside_work(node: ast.AST, way: int) -> set[int]:
+    """Those of the statements in a statement that others follow, or precede, which compute something."""
+    found: set[int] = set()
+    for name in ("body", "orelse", "finalbody"):
+        block = getattr(node, name, None)
+        works = False
+        for statement in (block if isinstance(block, list) else [])[::-way]:
+            found |= {id(statement)} if works else set()
+            works = works or any(
+                isinstance(n, ast.Call | ast.BinOp | ast.UnaryOp) for n in ast.walk(statement)
+            )
     return found
 
 
