@@ -226,3 +226,23 @@ def test_so_are_the_calls_in_it():
     assert [n.name for n in graph] == ["x", "ps[0]", "zs[0]", "ps[1]", "zs[1]", "L"]
     assert graph["L"].operation == "zs[0] * zs[1]"
     assert graph["zs[1]"].operation == "ps[1] * x + 1.0"
+
+
+def test_tuples_in_tuples_are_unpacked():
+    def cell(carry, x):
+        c, h = carry
+        c = jnp.tanh(c + x)
+        h = h * c
+        return (c, h), h
+
+    def f(x, xs):
+        a, (b, d) = x * 2.0, (x + 1.0, x - 1.0)
+        (c, h), ys = jax.lax.scan(cell, (a, b), xs)
+        L = c + h + jnp.sum(ys) * d
+        return L
+
+    graph = make_graph(f)(0.5, jnp.ones(3))
+    made = {n.name: n.operation for n in graph if n.operation}
+    assert [made[name] for name in "abd"] == ["x * 2.0", "x + 1.0", "x - 1.0"]
+    assert [graph[name].part for name in ("c", "h", "ys")] == [0, 1, 2]
+    assert made["L"] == "c + h + jnp.sum(ys) * d"

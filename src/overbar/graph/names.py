@@ -50,7 +50,11 @@ class Variables:
         if execution is None or execution.statement is None:
             return None
         if part is not None:
-            return _assigned(execution, part[0]) if self._unpacks(execution, part[1]) else None
+            if not self._unpacks(execution, part[1]):
+                leaves = execution.statement.leaves
+                name = leaves[part[0]] if len(leaves) == part[1] else None
+                return None if name is None else (name, execution.activation.depth)
+            return _assigned(execution, part[0])
         if name := _walrus(execution.statement, place.position):
             return name, execution.activation.depth
         if i in self._items:

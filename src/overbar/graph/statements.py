@@ -36,6 +36,12 @@ class Statement:
         if isinstance(self.node, ast.Expr) and isinstance(call := self.node.value, ast.Call):
             appends = isinstance(call.func, ast.Attribute) and call.func.attr == "append"
             return call.args[0] if appends and len(call.args) == 1 else call
+        if (
+            isinstance(self.node, ast.Assign)
+            and _nested(target := self.node.targets[0])
+            and _alike(target, self.node.value)
+        ):
+            return ast.copy_location(ast.Tuple(_flattened(self.node.value), ast.Load()), self.node.value)
         if isinstance(self.node, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Return | ast.Expr):
             return self.node.value
         for name in ("test", "iter"):
@@ -47,10 +53,19 @@ class Statement:
     def targets(self) -> tuple[str | None, ...] | str | None:
         """The variable it assigns to; a tuple where it unpacks into several; None for neither."""
         if isinstance(self.node, ast.Assign):
+            if _nested(self.node.targets[0]) and _alike(self.node.targets[0], self.node.value):
+                return self.leaves
             return _target(self.node.targets[0])
         if isinstance(self.node, ast.AnnAssign | ast.AugAssign):
             return _target(self.node.target)
         return None
+
+    @functools.cached_property
+    def leaves(self) -> tuple[str | None, ...]:
+        """The variables it unpacks into, those of inner tuples too: c, h and ys in (c, h), ys = ..."""
+        target = self.node.targets[0] if isinstance(self.node, ast.Assign) else None
+        names = [_target(e) for e in _flattened(target)] if target is not None else []
+        return tuple(name if isinstance(name, str) else None for name in names)
 
     @functools.cached_property
     def aliases(self) -> tuple[str, ...]:
@@ -127,6 +142,28 @@ def _own_nodes(statement: ast.stmt) -> Iterator[ast.AST]:
         node = waiting.pop()
         yield node
         waiting += [child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.stmt)]
+
+
+def _flattened(node: ast.expr) -> list[ast.expr]:
+    """The items of a tuple, and of the tuples in it."""
+    if not isinstance(node, ast.Tuple | ast.List):
+        return [node]
+    return [leaf for item in node.elts for leaf in _flattened(item)]
+
+
+def _nested(node: ast.expr) -> bool:
+    return isinstance(node, ast.Tuple | ast.List) and any(
+        isinstance(e, ast.Tuple | ast.List) for e in node.elts
+    )
+
+
+def _alike(target: ast.expr, value: ast.expr) -> bool:
+    """Whether tuples in tuples are taken apart as they were put together: a, (b, c) = x, (y, z)."""
+    if not isinstance(target, ast.Tuple | ast.List):
+        return True
+    if not isinstance(value, ast.Tuple | ast.List) or len(value.elts) != len(target.elts):
+        return False
+    return all(map(_alike, target.elts, value.elts))
 
 
 def _target(node: ast.expr) -> tuple[str | None, ...] | str | None:
