@@ -122,7 +122,9 @@ def test_a_library_that_goes_back_in_its_own_code_begins_no_new_turn(tmp_path):
     """What normalizes does so twice by one loop of its own, as a library's function may."""
     library = tmp_path / "site-packages" / "library.py"
     library.parent.mkdir()
-    library.write_text("def twice(x, f):\n    for _ in range(2):\n        x = f(x) * 2.0\n    return x\n", "utf-8")
+    library.write_text(
+        "def twice(x, f):\n    for _ in range(2):\n        x = f(x) * 2.0\n    return x\n", "utf-8"
+    )
     scope = {}
     exec(compile(library.read_text("utf-8"), str(library), "exec"), scope)
     twice = scope["twice"]

@@ -183,6 +183,7 @@ def printing(x):
         (lambda: make_graph(models.square)(3), "no float input"),
         (lambda: make_graph(printing)(1.0), "side effects"),
         (lambda: make_graph(shape_of_a_value)(jnp.ones(3)), "depends on a value"),
+        (lambda: make_graph(lambda x, n: x * jnp.ones(n).sum())(1.0, jnp.int32(3)), "depends on a value"),
         (lambda: make_graph(models.square)(jnp.ones(3)).backprop(), "no scalar"),
         (lambda: make_graph(lambda x: x > 0)(1.0).backprop(), "not float"),
         (lambda: make_graph(lambda x: (x, x * x))(1.0).backprop(), "a bar is needed for each"),

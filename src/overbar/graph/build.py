@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Literal, Var, jaxpr_as_fun
 
 from overbar._adapter import program
@@ -145,7 +146,16 @@ class Build:
 
     def _constant(self, literal: Any, taken: set[str]) -> Node:
         name = unique([None], list(taken))[0]
-        node = Node(name, symbol(name), "constant", str(literal.val), (), (literal.aval,), False, self.graph)
+        node = Node(
+            name,
+            symbol(name),
+            "constant",
+            str(np.asarray(literal.val)),
+            (),
+            (literal.aval,),
+            False,
+            self.graph,
+        )
         node.program = lambda: jnp.asarray(literal.val, literal.aval.dtype)
         return node
 

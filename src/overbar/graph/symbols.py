@@ -40,7 +40,7 @@ GREEK |= {
     )
     for name in ("gamma", "delta", "theta", "lambda", "xi", "pi", "sigma", "phi", "psi", "omega")
 }
-GREEK |= {"lam": "λ", "lamda": "λ", "lmbda": "λ", "lambd": "λ", "eps": "ε", "sig": "σ"}
+GREEK |= {"lam": "λ", "lambda_": "λ", "lamda": "λ", "lmbda": "λ", "lambd": "λ", "eps": "ε", "sig": "σ"}
 
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
@@ -52,6 +52,8 @@ def symbol(name: str) -> str:
     ['λ', 'w₁', 'L_reg', 'σ₂', 'params.w₁', 'hidden']
     """
     path, dot, last = name.rpartition(".")
+    if last in GREEK:
+        return path + dot + GREEK[last]
     base, underscore, below = last.partition("_")
     letters = base.rstrip("0123456789")
     digits = base[len(letters) :]

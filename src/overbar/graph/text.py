@@ -205,7 +205,7 @@ def _shown(node: Node, value: Any) -> str:
     kind = f"{node.dtype}[{','.join(map(str, node.shape))}]"
     if value is None:
         return f" : {kind}"
-    if jnp.issubdtype(node.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(node.dtype, jax.dtypes.prng_key) or node.dtype == jax.dtypes.float0:
         return f" : {kind}"
     array = np.asarray(value)
     if array.ndim == 0:
