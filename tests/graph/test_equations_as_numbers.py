@@ -91,6 +91,13 @@ jax.lax.conv(X, K, (2, 2), 'VALID') | jax.lax.conv_general_dilated(X, K, (2, 2),
 -jnp.sum(jax.nn.one_hot(i, a.size) * jax.nn.log_softmax(A))
 -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(A), i[:, None], 1)) | a.astype(jnp.float32).astype(float)
 """
+# What a random search found to be wrong, or to be read otherwise than it was meant.
+FOUND = """
+jnp.square(S) ** 3 | (S**2) ** a | S.max(1) | S.var(1) | S.std(1) | jnp.maximum(S.sum(1), S) | B.T @ B + -S
+jnp.sum(S, 1, keepdims=True) * jnp.exp(S) | jnp.exp(S.sum(1)) * jnp.sin(S) | jnp.clip(a[1], -0.4, 0.6)
+jnp.outer(A.sum(1), A.sum(1)) * (A @ B.T)
+b / (jnp.roll(a, 1) ** 2 + 1.0) | jnp.where(C > 0.1, C, 0.5) + C.T.T
+"""
 # Between 0 and 1.
 POSITIVE = """
 jnp.log(p) | jnp.log1p(p) | jnp.log2(p) | jnp.sqrt(p) | jax.lax.rsqrt(p) | jnp.arcsin(p) | jnp.arccos(p)
@@ -197,7 +204,7 @@ def _permissive(x64):
 
 @pytest.mark.parametrize("sizes", [(4, 3, 5), pytest.param((3, 2, 1), marks=pytest.mark.once)])
 def test_the_printed_equations_are_right(tmp_path, sizes):
-    statements = sources(NORMAL) + sources(POSITIVE)
+    statements = sources(NORMAL) + sources(FOUND) + sources(POSITIVE)
     right, wrong, general = of_statements(statements, inputs(*sizes), tmp_path / "f.py")
     assert not wrong, "\n".join(wrong)
     assert not general

@@ -7,7 +7,7 @@ entries goes through f alone, as ȳ ⊙ f′(x).
 How to read it: shapes go together as NumPy's do, a scalar or a smaller array being broadcast, and 𝟏 says
 that nothing else does it; two matrices beside each other are multiplied, ⊙ goes entry by entry, ᵀ swaps the
 last two axes and makes a row of a vector; ⟨ȳ, y⟩ is summed over the last axis. Σ₀ is the sum of the factor
-that follows over axis 0; that axis stays, of size 1, or goes, as what stands beside it needs (so for ∏₀,
+that follows over axis 0; that axis goes, or stays with size 1 where it would not fit else (so for ∏₀,
 max₀, mean₀). [:, None], reshape, 𝟎.at[i].add(ȳ) and the like are JAX's own, where 𝟎 has the shape of what the
 equation is for. conv_transpose(ȳ, w) and correlate(x, ȳ) have the strides and the padding of the convolution
 they belong to. [x > 0] is 1 where it is true and 0 elsewhere; where the two sides of a max are equal, or

@@ -221,13 +221,11 @@ class Backward:
         if (share := softmax.written(self, eqn)) is not None:
             return share
         if name := name_of(eqn):
-            if has_formula(eqn) and name in CALLS:
+            if has_formula(eqn):
+                if name not in CALLS:
+                    raise Unknown
                 return CALLS[name](self, eqn)
             given = self.value(eqn.invars[0])
-            if has_formula(eqn) and (
-                len(eqn.outvars) > 1 or any(n is not Literal for n in map(type, eqn.invars[1:]))
-            ):
-                raise Unknown
             return Text(f"{name}({given.text})", shape)
         if eqn.primitive.name == "split":
             return part_of_split(self, eqn, eqn.outvars.index(v))
@@ -330,6 +328,7 @@ def _summed_up(found: Sequence[Term], shape: tuple[int, ...]) -> str:
         if terms.solid(term.shape) != terms.solid(shape):
             if not terms.fits(term.shape, shape):
                 raise Unknown
+            shown = terms.settled([shown, Text("", shape)])[0]
             shown = Text(f"{shown.at(3 if '/' in shown.text else 2)} 𝟏", shape, 2)
         minus = text and shown.text.startswith("−")
         text += f" − {shown.text[1:]}" if minus else f" + {shown.text}" if text else shown.text

@@ -82,7 +82,8 @@ def _name(tree: ast.AST, node: Node) -> str | None:
     path = path_of(tree)
     if path is None or path in node.graph or any(p.name.startswith(path) for p in node.parents):
         return None
-    return None if path.split(".")[0].split("[")[0] in MODULES else path
+    base = path.split(".")[0].split("[")[0]
+    return None if base in MODULES or base in node.graph else path
 
 
 def _is_number(tree: ast.AST) -> bool:

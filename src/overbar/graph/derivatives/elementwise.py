@@ -60,7 +60,7 @@ def _pow(s: Step, term: Term) -> Term:
         return power(s, term, n)
     base, exponent = (s.way.value(v) for v in s.eqn.invars)
     if s.i == 0:
-        raised = Text(f"{base.at(3)}^({exponent.text} − 1)", terms.broadcast(base.shape, exponent.shape))
+        raised = Text(f"{base.base}^({exponent.text} − 1)", terms.broadcast(base.shape, exponent.shape))
         return term.times(exponent).times(raised)
     return term.times(s.output).times(Text(f"log({base.text})", base.shape))
 
@@ -68,7 +68,7 @@ def _pow(s: Step, term: Term) -> Term:
 def _several(*forms: str) -> Handler:
     def go(s: Step, term: Term) -> Term:
         for form in forms:
-            text = form.replace("{}", s.output.at(3))
+            text = form.replace("{}²", s.output.powered(2).text).replace("{}", s.output.at(3))
             term = term.times(
                 Text(text, s.output.shape, 1 if " " in text and form != "{}" else s.output.tight)
             )
@@ -93,7 +93,7 @@ def _over_root(form: str, *, negative: bool = False) -> Handler:
     """Divides by the root of what is written with x."""
 
     def go(s: Step, term: Term) -> Term:
-        text = form.replace("{}", s.value.at(3))
+        text = form.replace("{}²", s.value.powered(2).text)
         return term.scaled(-1 if negative else 1).over(Text(text, s.value.shape))
 
     return go
@@ -134,9 +134,8 @@ def _erf_inv(s: Step, term: Term) -> Term:
 
 def _greater(sign: str) -> Handler:
     def go(s: Step, term: Term) -> Term:
-        other = s.others_value
-        shape = terms.broadcast(s.value.shape, other.shape)
-        return term.times(Text(f"[{s.value.text} {sign} {other.text}]", shape))
+        x, other = terms.settled([s.value, s.others_value])
+        return term.times(Text(f"[{x.text} {sign} {other.text}]", terms.broadcast(x.shape, other.shape)))
 
     return go
 

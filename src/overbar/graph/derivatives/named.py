@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -134,7 +135,9 @@ def _deviation(s: Step, term: Term, scale: int) -> tuple[Term, tuple[int, ...]]:
     if x.shape != s.shape or jnp.issubdtype(s.x.aval.dtype, jnp.complexfloating):
         raise Unknown
     number = int(np.prod([s.shape[a] for a in axes])) - (_number(s.eqn.invars[1]) or 0)
-    centred = Text(f"({x.at(1)} − {averaged('mean', x, axes, s.shape).text})", s.shape)
+    mean = averaged("mean", x, axes, s.shape)
+    mean = replace(mean, shape=mean.kept) if mean.kept else mean
+    centred = Text(f"({x.at(1)} − {terms.settled([mean, x])[0].text})", s.shape)
     return spread(term, s, axes).times(centred).scaled(scale / terms.exact(number)), axes
 
 
@@ -252,24 +255,30 @@ def _trace(s: Step, term: Term) -> Term:
     return term.times(Text(f"eye({n})" if n == m else f"eye({n}, {m})", s.shape))
 
 
-def _roll(s: Step, term: Term) -> Term:
-    """Rolled back."""
-    slices = [e for e in held(s.eqn) if e.primitive.name == "slice"]
+def rolled_by(eqn: Any, sign: int) -> str:
+    """The shift, or with 1 for the sign that back, and the axis."""
+    slices = [e for e in held(eqn) if e.primitive.name == "slice"]
     shifts: list[tuple[int, int]] = []
     for end in slices[::2]:
         starts, shape = end.params["start_indices"], end.invars[0].aval.shape
         axis = next((a for a, start in enumerate(starts) if start), None)
         if axis is None:
             raise Unknown
-        shifts.append((starts[axis] - shape[axis], axis))
-    if not shifts or s.i:
+        shifts.append((sign * (starts[axis] - shape[axis]), axis))
+    if not shifts:
         raise Unknown
     by, axes = zip(*shifts, strict=True)
     texts = [terms.written(v) for v in by]
     given = texts[0] if len(by) == 1 else f"({', '.join(texts)})"
-    if len(s.shape) > 1:
+    if len(eqn.invars[0].aval.shape) > 1:
         given += f", {axes[0] if len(axes) == 1 else axes}"
-    return full(term, s.out).mapped(lambda t: Text(f"roll({t.text}, {given})", s.shape))
+    return given
+
+
+def _roll(s: Step, term: Term) -> Term:
+    """Rolled back."""
+    back = rolled_by(s.eqn, 1)
+    return full(term, s.out).mapped(lambda t: Text(f"roll({t.text}, {back})", s.shape))
 
 
 def _unknown(s: Step, term: Term) -> Term:

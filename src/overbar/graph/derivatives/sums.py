@@ -24,9 +24,13 @@ def _reduce_prod(s: Step, term: Term) -> Term:
 def _reduce_largest(word: str) -> Handler:
     def go(s: Step, term: Term) -> Term:
         axes, x = s.eqn.params["axes"], s.value
-        y = s.output.text if s.is_named and not s.out else ""
-        below = terms.subscript(axes) if s.out else ""
-        test = Text(f"[{x.text} = {y or f'{word}{below}({x.text})'}]", s.shape)
+        if s.is_named and not s.out:
+            y = s.output
+        else:
+            kept = tuple(1 if a in axes else n for a, n in enumerate(s.shape)) if s.out else ()
+            below = terms.subscript(axes) if s.out else ""
+            y = terms.settled([Text(f"{word}{below}({x.text})", kept, kept=kept), Text("", s.shape)])[0]
+        test = Text(f"[{x.text} = {y.text}]", s.shape)
         return spread(term, s, axes).times(test)
 
     return go

@@ -14,6 +14,7 @@ import numpy as np
 
 _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 QUOTIENT = 1.5
+_RAISED = tuple("⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 _SUBSCRIPTS = str.maketrans("0123456789,", "₀₁₂₃₄₅₆₇₈₉,")
 Shape = tuple[int, ...]
 
@@ -44,7 +45,13 @@ class Text:
         return self.text if self.tight >= tight else f"({self.text})"
 
     def powered(self, n: Any) -> Text:
-        return self if n == 1 else replace(self, text=f"{self.at(3)}{superscript(n)}", tight=3, product=())
+        return self if n == 1 else replace(self, text=f"{self.base}{superscript(n)}", tight=3, product=())
+
+    @property
+    def base(self) -> str:
+        """As it is raised to a power: a power itself in parentheses."""
+        raised = self.text[-1:] in _RAISED or "^" in self.text
+        return f"({self.text})" if raised else self.at(3)
 
     def expanded(self, wide: Shape) -> Text:
         """With axes of size 1 added: [:, None]."""
@@ -116,6 +123,8 @@ class Term:
         joined = " ".join(words)
         rank = 0
         factors = _powers(self.factors)
+        settled_ones = settled([*factors, *divisors])
+        factors, divisors = settled_ones[: len(factors)], settled_ones[len(factors) :]
         factors.sort(key=lambda f: f.text.startswith("Σ") and bool(f.shape))  # what a sum holds is plain so
         for i, factor in enumerate(factors):
             both = rank and len(factor.shape)
@@ -189,6 +198,25 @@ def fits(shape: Shape, whole: Shape) -> bool:
         return tuple(np.broadcast_shapes(shape, whole)) == tuple(whole)
     except ValueError:
         return False
+
+
+def settled(texts: Sequence[Text]) -> list[Text]:
+    """Texts beside each other, with [:, None] where an axis that stays would be read as one that goes."""
+    return [_settled(text, [t.shape for j, t in enumerate(texts) if j != i]) for i, text in enumerate(texts)]
+
+
+def _settled(text: Text, others: Sequence[Shape]) -> Text:
+    if text.kept is None or text.shape != text.kept or not any(others):
+        return text
+    gone = solid(text.shape)
+    if text.shape[len(text.shape) - len(gone) :] == gone:  # it is the same either way
+        return text
+    try:
+        differs = np.broadcast_shapes(gone, *others) != np.broadcast_shapes(text.shape, *others)
+    except ValueError:
+        return text
+    wider = differs and max(map(len, others)) >= len(text.shape)  # then it is seen that the axis stays
+    return text if wider else Text(f"{text.at(3)}{inserted(gone, text.shape)}", text.shape)
 
 
 def solid(shape: Shape) -> Shape:

@@ -24,8 +24,9 @@ def _binary(sign: str, tight: float) -> Form:
         a, b = (way.value(v) for v in eqn.invars)
         if sign == " " and way.number(eqn.invars[1]) is not None:
             a, b = b, a  # the number first
+        a, b = terms.settled([a, b])
         shape = terms.broadcast(a.shape, b.shape)
-        right = terms.QUOTIENT if sign == " − " else 3 if sign == " / " else tight
+        right = terms.QUOTIENT if sign == " − " or b.text.startswith("−") else 3 if sign == " / " else tight
         shown = " ⊙ " if sign == " " and a.shape and b.shape else sign
         kept = a.kept if not b.shape else b.kept if not a.shape else None
         left = 2 if sign == " / " else tight
@@ -36,7 +37,7 @@ def _binary(sign: str, tight: float) -> Form:
 
 def _call(name: str) -> Form:
     def go(way: Backward, eqn: Any) -> Text:
-        given = [way.value(v) for v in eqn.invars]
+        given = terms.settled([way.value(v) for v in eqn.invars])
         shape = terms.broadcast(*(v.shape for v in given))
         kept = given[0].kept if len(given) == 1 else None
         return Text(f"{name}({', '.join(v.text for v in given)})", shape, kept=kept)
@@ -70,7 +71,7 @@ def _pow(way: Backward, eqn: Any) -> Text:
     if (n := way.number(eqn.invars[1])) is not None:
         return way.value(eqn.invars[0]).powered(n)
     base, exponent = (way.value(v) for v in eqn.invars)
-    return Text(f"{base.at(3)}^{exponent.at(3)}", terms.broadcast(base.shape, exponent.shape))
+    return Text(f"{base.base}^{exponent.at(3)}", terms.broadcast(base.shape, exponent.shape))
 
 
 def _spread(way: Backward, eqn: Any) -> Text:
@@ -88,11 +89,11 @@ def _spread(way: Backward, eqn: Any) -> Text:
 def _viewed(way: Backward, eqn: Any) -> Text:
     """Another shape that differs in axes of size 1 only."""
     text, out = way.value(eqn.invars[0]), tuple(eqn.outvars[0].aval.shape)
-    if terms.fits(text.shape, out) or not terms.solid(text.shape):
-        return text
     made = way.made_by(eqn.invars[0])
     if made is not None and made.primitive.name == "slice" and (part := _part(way, made, out)) is not None:
         return part
+    if terms.fits(text.shape, out) or not terms.solid(text.shape):
+        return text
     if terms.solid(text.shape) != terms.solid(out):
         if text.shape != tuple(eqn.invars[0].aval.shape):
             raise Unknown
@@ -226,9 +227,9 @@ def _selected(way: Backward, eqn: Any) -> Text:
         same = test.invars[0] is kept if isinstance(kept, Literal) else way.now(test.invars[0]) is kept
         if same:
             return way.value(kept)
-    no, yes = (way.value(v) for v in eqn.invars[1:])
-    text = f"where({way.value(eqn.invars[0]).text}, {yes.text}, {no.text})"
-    return Text(text, terms.broadcast(yes.shape, no.shape, way.value(eqn.invars[0]).shape))
+    choice, no, yes = terms.settled([way.value(v) for v in eqn.invars])
+    shape = terms.broadcast(choice.shape, yes.shape, no.shape)
+    return Text(f"where({choice.text}, {yes.text}, {no.text})", shape)
 
 
 def _comparison(sign: str) -> Form:
@@ -344,7 +345,15 @@ def _statistic(name: str) -> Form:
     return go
 
 
+def _rolled(way: Backward, eqn: Any) -> Text:
+    text, shape = way.value(eqn.invars[0]), tuple(eqn.invars[0].aval.shape)
+    if text.shape != shape:
+        raise Unknown
+    return Text(f"roll({text.text}, {named.rolled_by(eqn, -1)})", shape)
+
+
 CALLS: dict[str, Form] = {
+    "_roll_static": _rolled,
     "relu": _of_one("relu"),
     "_var": _statistic("var"),
     "_std": _statistic("std"),
