@@ -37,6 +37,8 @@ STRIDE = 2
 FUNCTIONS = {
     "σ": scipy.special.expit,
     "softmax": lambda x, axis=-1: scipy.special.softmax(x, axis),
+    "log_softmax": lambda x, axis=-1: scipy.special.log_softmax(x, axis),
+    "logsumexp": scipy.special.logsumexp,
     "cumsum": running_sum,
     "conv_transpose": conv_transpose,
     "correlate": correlate,

@@ -34,7 +34,7 @@ def read(text, names, shape):
     names = {unicodedata.normalize("NFC", name): value for name, value in names.items()}
     text = unicodedata.normalize("NFC", text)
     why = None
-    reductions = len(re.findall(r"Σ|∏|max[₀-₉(]|min[₀-₉(]|(?:mean|var|std)[₀-₉(]", text))
+    reductions = len(re.findall(r"Σ|∏|max[₀-₉(]|min[₀-₉(]|(?:mean|var|std|logsumexp)[₀-₉(]", text))
     for stay in sorted(itertools.product((False, True), repeat=reductions), key=sum):
         try:
             return Reading(text, names, shape, stay).whole()
@@ -280,8 +280,8 @@ class Reading:
             else:
                 given.append(argument)
             self.take(", ")
-        if word in ("max", "min", "mean", "var", "std") and len(given) == 1:
-            return self.reduced(given[0], axes, getattr(jnp, word))
+        if word in ("max", "min", "mean", "var", "std", "logsumexp") and len(given) == 1:
+            return self.reduced(given[0], axes, getattr(np, word, None) or function(word))
         if word in ("max", "min"):
             next(self.stay)
             return together(*given, getattr(jnp, f"{word}imum"))

@@ -97,6 +97,8 @@ jnp.square(S) ** 3 | (S**2) ** a | S.max(1) | S.var(1) | S.std(1) | jnp.maximum(
 jnp.sum(S, 1, keepdims=True) * jnp.exp(S) | jnp.exp(S.sum(1)) * jnp.sin(S) | jnp.clip(a[1], -0.4, 0.6)
 jnp.outer(A.sum(1), A.sum(1)) * (A @ B.T)
 b / (jnp.roll(a, 1) ** 2 + 1.0) | jnp.where(C > 0.1, C, 0.5) + C.T.T
+jnp.exp(A) * jax.nn.log_softmax(A * B) | jnp.sin(jax.nn.logsumexp(A, 1)) * i | jax.nn.logsumexp(a) * b
+A * jax.nn.logsumexp(B, 0) | S * jax.nn.logsumexp(S.T, 1, keepdims=True) | jax.nn.log_softmax(C, 0) ** 2
 """
 # Between 0 and 1.
 POSITIVE = """

@@ -15,6 +15,7 @@ from overbar.graph.derivatives.terms import Shape, Term, Text, Unknown
 if TYPE_CHECKING:
     from overbar.graph.derivatives.backward import Backward
 
+_COPYING = ("broadcast_in_dim", "reshape")
 _SPREADING = ("broadcast_in_dim", "reshape", "abs")
 _KEEPING = ("broadcast_in_dim", "reshape", "stop_gradient", "max", "convert_element_type", "copy")
 
@@ -27,31 +28,56 @@ class Sum:
       x: the variable.
       axes: summed over.
       powers: exp(x − m).
+      shifted: x − m.
+      shift: m.
       fixed: whether nothing flows back along m.
     """
 
     x: Any
     axes: tuple[int, ...]
     powers: Any
+    shifted: Any
+    shift: Any
     fixed: bool
 
     @property
     def shape(self) -> Shape:
         return tuple(self.x.aval.shape)
 
-    def share(self, way: Backward) -> Text:
-        """softmax(x)."""
+    def share(self, way: Backward, name: str = "softmax") -> Text:
+        """softmax(x), log_softmax(x)."""
         last, whole = (len(self.shape) - 1,), tuple(range(len(self.shape)))
         if len(self.axes) != 1 and self.axes != whole:
             raise Unknown
         axis = "" if self.axes == last else f", {self.axes[0] if len(self.axes) == 1 else self.axes}"
-        return Text(f"softmax({way.value(self.x).text}{axis})", self.shape)
+        return Text(f"{name}({way.value(self.x).text}{axis})", self.shape)
+
+    def logarithm(self, way: Backward) -> Text:
+        """logsumexp₁(x), whose axes stay or go."""
+        kept = tuple(1 if a in self.axes else n for a, n in enumerate(self.shape))
+        left = tuple(n for a, n in enumerate(self.shape) if a not in self.axes)
+        below = terms.subscript(self.axes) if left else ""
+        return Text(f"logsumexp{below}({way.value(self.x).text})", left, kept=kept if left else None)
 
 
 def written(way: Backward, eqn: Any) -> Text | None:
-    """softmax(x), where an equation is the last one of it."""
-    found = _softmax(way, eqn)
-    return None if found is None else found.share(way)
+    """softmax(x), log_softmax(x) or logsumexp(x), where an equation is the last one of it."""
+    if (found := _softmax(way, eqn)) is not None:
+        return found.share(way)
+    name = eqn.primitive.name
+    if name not in ("add", "sub") or any(isinstance(v, Literal) for v in eqn.invars):
+        return None
+    for one, other in (eqn.invars, eqn.invars[::-1])[name == "sub" :]:
+        log = way.made_by(way.source(one, _COPYING))
+        total = _sum(way, log.invars[0]) if log is not None and log.primitive.name == "log" else None
+        if total is None:
+            continue
+        if name == "sub" and way.now(other) is total.shifted:
+            return total.share(way, "log_softmax")
+        if name == "add" and way.source(other, _COPYING) is way.source(total.shift, _COPYING):
+            made, out = total.logarithm(way), tuple(eqn.outvars[0].aval.shape)
+            return made if made.shape == out else made.expanded(out)
+    return None
 
 
 def back(way: Backward, eqn: Any, terms_: Sequence[Term]) -> tuple[Any, list[Term]] | None:
@@ -97,7 +123,9 @@ def _sum(way: Backward, v: Any) -> Sum | None:
     if total is None or total.primitive.name != "reduce_sum":
         return None
     made = way.made_by(total.invars[0])
-    shifted = way.made_by(made.invars[0]) if made is not None and made.primitive.name == "exp" else None
+    if made is None or made.primitive.name != "exp":
+        return None
+    shifted = way.made_by(made.invars[0])
     if shifted is None or shifted.primitive.name != "sub" or isinstance(shifted.invars[0], Literal):
         return None
     x, shift = shifted.invars
@@ -107,7 +135,8 @@ def _sum(way: Backward, v: Any) -> Sum | None:
     axes = tuple(total.params["axes"])
     if shift.aval.shape and any(shift.aval.shape[a] != 1 for a in axes):
         return None
-    return Sum(way.now(x), axes, way.now(total.invars[0]), fixed)
+    powers, less = way.now(total.invars[0]), way.now(made.invars[0])
+    return Sum(way.now(x), axes, powers, less, shift, fixed)
 
 
 def _is_fixed(way: Backward, v: Any) -> bool:
