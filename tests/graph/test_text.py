@@ -142,6 +142,13 @@ def test_a_long_statement_is_folded_between_words():
     assert "…" not in str(make_graph(block)(0.5))
 
 
+def test_in_a_narrow_place_the_bar_stands_below_the_whole_statement():
+    lines = make_graph(block)(0.5).text(width=40).splitlines()
+    at = lines.index("z = y * 2.0 + jnp.exp(jnp.cos(y) *")
+    assert lines[at + 1 : at + 3] == ["    jnp.tanh(y) - jnp.abs(y) / 3.0)", "    = 2.225"]
+    assert lines[at + 3].startswith("    z̄ = ")
+
+
 def _many(x):
     for _ in range(100):
         x = jnp.sin(x)

@@ -29,21 +29,21 @@ def columns(graph: Graph, *, depth: int = 1, most: int = 60, width: int | None =
     """The nodes in order on the left; on the right, to be read from below, how each gets its bar."""
     values = graph.is_concrete
     bars = values and graph.bars_or_why()[0]
-    rows: list[tuple[str, str | None]] = [("forward", "backward"), ("", "")]
+    rows: list[tuple[list[str], str | None]] = [(["forward"], "backward"), ([""], "")]
     for left, right in _cut(_rows(graph, depth, most, width), most):
         if isinstance(right, Node):
-            first, *others = _folded(forward_parts(right, values), WIDEST - _width(left))
-            rows.append((left + first, backward_text(right, bars)))
-            rows += [(left + other, "") for other in others]
+            lines = _folded(forward_parts(right, values), min(WIDEST, width or WIDEST) - _width(left))
+            rows.append(([left + line for line in lines], backward_text(right, bars)))
         else:
-            rows.append((left, right))
-    column = max(_width(left) for left, right in rows if right is not None)
-    lines = [
-        (left + " " * max(column - _width(left) + 3, 1) + (right or "")).rstrip() for left, right in rows
-    ]
-    if width is not None and max(map(_width, lines)) > width:
-        lines = [line for left, right in rows for line in _stacked(left, right or "")]
-    return "\n".join(lines)
+            rows.append(([left], right))
+    column = max(_width(line) for lefts, right in rows if right is not None for line in lefts)
+    found = []
+    for lefts, right in rows:
+        found.append((lefts[0] + " " * max(column - _width(lefts[0]) + 3, 1) + (right or "")).rstrip())
+        found += lefts[1:]
+    if width is not None and max(map(_width, found)) > width:
+        found = [line for lefts, right in rows for line in _stacked(lefts, right or "")]
+    return "\n".join(found)
 
 
 def _rows(graph: Graph, depth: int, most: int, width: int | None) -> list[Row]:
@@ -91,10 +91,10 @@ def _cut(rows: list[Row], most: int) -> list[Row]:
     return [*rows[:half], (note, ""), *rows[len(rows) - half :]]
 
 
-def _stacked(left: str, right: str) -> list[str]:
+def _stacked(lefts: list[str], right: str) -> list[str]:
     """The two columns of a row below each other, where they do not fit beside each other."""
-    margin = " " * (len(left) - len(left.lstrip()) + 4)
-    return [left, margin + right] if right else [left]
+    margin = " " * (len(lefts[0]) - len(lefts[0].lstrip()) + 4)
+    return [*lefts, margin + right] if right else lefts
 
 
 def _placed(graph: Graph) -> list[tuple[Node, tuple[Any, ...]]]:
