@@ -106,7 +106,7 @@ def users_rule_body(eqn: Any) -> Any | None:
     """The primal's jaxpr if the equation calls a custom_vjp function, or a custom_jvp one not JAX's own."""
     if (body := custom_vjp_body(eqn)) is not None:
         return body
-    if (named := custom_jvp_body(eqn)) is not None and not _is_jaxs_own(named[1]):
+    if (named := custom_jvp_body(eqn)) is not None and not is_jaxs_own(named[1]):
         return named[1]
     return None
 
@@ -116,7 +116,7 @@ def rule_source(eqn: Any) -> str:
     body = users_rule_body(eqn)
     source = source_of(body)
     backward = getattr(eqn.params.get("bwd"), "debug_info", None)
-    if _is_jaxs_own(body) and backward is not None:
+    if is_jaxs_own(body) and backward is not None:
         return f"{source.split(' at ')[0]} with backward {backward.func_src_info}"
     return source
 
@@ -127,7 +127,7 @@ def custom_jvp_functions(f: Callable[..., Any], inputs: list[Any]) -> frozenset[
 
     def look(jaxpr: Any) -> Any:
         for eqn in opened(jaxpr)[0].eqns:
-            if (named := custom_jvp_body(eqn)) is not None and not _is_jaxs_own(named[1]):
+            if (named := custom_jvp_body(eqn)) is not None and not is_jaxs_own(named[1]):
                 names.add(named[0])
             map_jaxprs(look, eqn.params)
         return jaxpr
@@ -136,7 +136,8 @@ def custom_jvp_functions(f: Callable[..., Any], inputs: list[Any]) -> frozenset[
     return frozenset(names)
 
 
-def _is_jaxs_own(jaxpr: Any) -> bool:
+def is_jaxs_own(jaxpr: Any) -> bool:
+    """Whether the function that a jaxpr was traced from is written in JAX itself."""
     home = f"{Path(jax.__file__).parent}/"
     return f" at {home}" in source_of(jaxpr)
 

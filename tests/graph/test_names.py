@@ -181,3 +181,68 @@ def test_source_that_is_not_at_hand():
         assert next(n.name for n in graph) == "x"
         assert all(n.name in ("x", "v1", "v2") for n in graph)
         assert str(graph)
+
+
+def heads(x, params):
+    hs = [jnp.tanh(x * w) for w in params["w"]]
+    a, b = (jnp.sin(h) + 1.0 for h in hs)
+    scaled = {name: a * v for name, v in params["v"].items()}
+    ends = tuple(jnp.exp(z) for z in (b, b + 1.0))
+    kept = []
+    for end in ends:
+        kept.append(end * x)
+    L = kept[0] * kept[1] + scaled["p"] * scaled["q"]
+    return L
+
+
+def test_the_items_of_a_comprehension_are_named_and_written_one_by_one():
+    graph = make_graph(heads)(0.5, {"w": [1.0, 2.0], "v": {"p": 1.0, "q": 2.0}})
+    made = {node.name: node.operation for node in graph if node.operation}
+    assert made == {
+        "hs[0]": "jnp.tanh(x * params.w[0])",
+        "hs[1]": "jnp.tanh(x * params.w[1])",
+        "a": "jnp.sin(hs[0]) + 1.0",
+        "b": "jnp.sin(hs[1]) + 1.0",
+        "v1": "a * params.v.p",
+        "v2": "a * params.v.q",
+        "ends[0]": "jnp.exp(b)",
+        "ends[1]": "jnp.exp(b + 1.0)",
+        "v3": "ends[0] * x",
+        "v4": "ends[1] * x",
+        "L": "kept[0] * kept[1] + scaled['p'] * scaled['q']",
+    }
+
+
+def test_so_are_the_calls_in_it():
+    def affine(p, x):
+        return p * x + 1.0
+
+    def f(x, ps):
+        zs = [affine(p, x) for p in ps]
+        L = zs[0] * zs[1]
+        return L
+
+    graph = make_graph(f)(0.5, [1.0, 2.0])
+    assert [n.name for n in graph] == ["x", "ps[0]", "zs[0]", "ps[1]", "zs[1]", "L"]
+    assert graph["L"].operation == "zs[0] * zs[1]"
+    assert graph["zs[1]"].operation == "ps[1] * x + 1.0"
+
+
+def test_tuples_in_tuples_are_unpacked():
+    def cell(carry, x):
+        c, h = carry
+        c = jnp.tanh(c + x)
+        h = h * c
+        return (c, h), h
+
+    def f(x, xs):
+        a, (b, d) = x * 2.0, (x + 1.0, x - 1.0)
+        (c, h), ys = jax.lax.scan(cell, (a, b), xs)
+        L = c + h + jnp.sum(ys) * d
+        return L
+
+    graph = make_graph(f)(0.5, jnp.ones(3))
+    made = {n.name: n.operation for n in graph if n.operation}
+    assert [made[name] for name in "abd"] == ["x * 2.0", "x + 1.0", "x - 1.0"]
+    assert [graph[name].part for name in ("c", "h", "ys")] == [0, 1, 2]
+    assert made["L"] == "c + h + jnp.sum(ys) * d"

@@ -116,3 +116,32 @@ def test_a_program_from_the_standard_input():
     )
     assert (task.returncode, task.stderr) == (0, "")
     assert "v₁ = mul(w, x) = 1" in task.stdout
+
+
+def test_a_library_that_goes_back_in_its_own_code_begins_no_new_turn(tmp_path):
+    """What normalizes does so twice by one loop of its own, as a library's function may."""
+    library = tmp_path / "site-packages" / "library.py"
+    library.parent.mkdir()
+    library.write_text(
+        "def twice(x, f):\n    for _ in range(2):\n        x = f(x) * 2.0\n    return x\n", "utf-8"
+    )
+    scope = {}
+    exec(compile(library.read_text("utf-8"), str(library), "exec"), scope)
+    twice = scope["twice"]
+
+    def block(x):
+        h = twice(x, jnp.sin)
+        h = twice(h, jnp.cos)
+        return x + h
+
+    def f(x):
+        for _ in range(2):
+            x = block(x)
+        for _ in range(2):
+            y = twice(x, jnp.tanh)
+            x = y + 1.0
+        return x
+
+    graph = make_graph(f)(0.5)
+    assert {name: len(nodes) for name, nodes in graph.groups.items()} == {"block": 3, "block_2": 3}
+    assert [n.name for n in graph] == ["x", "h", "h_2", "x_2", "h_3", "h_4", "x_3", "y", "x_4", "y_2", "x_5"]

@@ -113,6 +113,42 @@ def test_long_graphs_are_folded():
     assert "more; graph.text(most=...)" in str(make_graph(lambda x: _many(x))(1.0))
 
 
+def block(x):
+    y = jnp.sin(x)
+    z = y * 2.0 + jnp.exp(jnp.cos(y) * jnp.tanh(y) - jnp.abs(y) / 3.0)
+    return jnp.tanh(z)
+
+
+def tower(x):
+    for _ in range(15):
+        x = block(x)
+    return x
+
+
+def test_groups_are_closed_where_they_do_not_fit():
+    graph = make_graph(tower)(0.5)
+    text = str(graph).splitlines()
+    assert len(text) < 60
+    assert text[3] == "▸ block, 3 nodes to"
+    assert text[4].startswith("  x₂ = jnp.tanh(z)")
+    assert "more" not in str(graph)
+    assert "▾ block" in graph.text(most=200)
+
+
+def test_a_long_statement_is_folded_between_words():
+    lines = str(make_graph(block)(0.5)).splitlines()
+    assert lines[4].startswith("z = y * 2.0 + jnp.exp(jnp.cos(y) * jnp.tanh(y) - jnp.abs(y)   z̄ = ")
+    assert lines[5] == "    / 3.0) = 2.225"
+    assert "…" not in str(make_graph(block)(0.5))
+
+
+def test_in_a_narrow_place_the_bar_stands_below_the_whole_statement():
+    lines = make_graph(block)(0.5).text(width=40).splitlines()
+    at = lines.index("z = y * 2.0 + jnp.exp(jnp.cos(y) *")
+    assert lines[at + 1 : at + 3] == ["    jnp.tanh(y) - jnp.abs(y) / 3.0)", "    = 2.225"]
+    assert lines[at + 3].startswith("    z̄ = ")
+
+
 def _many(x):
     for _ in range(100):
         x = jnp.sin(x)
@@ -154,6 +190,7 @@ def printing(x):
         (lambda: make_graph(models.square)(3), "no float input"),
         (lambda: make_graph(printing)(1.0), "side effects"),
         (lambda: make_graph(shape_of_a_value)(jnp.ones(3)), "depends on a value"),
+        (lambda: make_graph(lambda x, n: x * jnp.ones(n).sum())(1.0, jnp.int32(3)), "depends on a value"),
         (lambda: make_graph(models.square)(jnp.ones(3)).backprop(), "no scalar"),
         (lambda: make_graph(lambda x: x > 0)(1.0).backprop(), "not float"),
         (lambda: make_graph(lambda x: (x, x * x))(1.0).backprop(), "a bar is needed for each"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,7 +49,10 @@ def raised(error: BaseException) -> str:
     frames = [frame for frame in found if "importlib" not in frame.filename]
     if not frames or frames[-1].filename.startswith(_PACKAGE) or isinstance(error, SyntaxError):
         return text  # of no interest to the user; a SyntaxError says itself where it is
-    return f"{text} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+    outside = (_PACKAGE, str(sysconfig.get_path("stdlib")))
+    own = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith(outside)]
+    last = (own or frames)[-1]  # the user's line, rather than the one in JAX
+    return f"{text} ({Path(last.filename).name}, line {last.lineno})"
 
 
 def near(name: str, names: Sequence[str]) -> str:

@@ -48,6 +48,8 @@ class Array:
 def array(value: Any) -> Array:
     """What is drawn of a value: a JAX array of any dtype and shape."""
     kind = f"{value.dtype}[{','.join(map(str, value.shape))}]"
+    if value.dtype == jax.dtypes.float0:
+        return Array(kind, note="no content")
     if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         words = np.asarray(jax.random.key_data(value))
         return Array(

@@ -111,7 +111,7 @@ def _of_operands(name: str, floats: Sequence[Any], node: Node, what: str) -> str
             return "a minimum of inf alone" if infinite else None
         case "cholesky":
             return "a Cholesky factor of a matrix that is not positive definite"
-        case "lu" | "triangular_solve":
+        case "lu" | "triangular_solve" | "custom_linear_solve":
             return "a singular matrix"
     return None
 
@@ -227,6 +227,8 @@ def in_words(cause: str | None, operation: str) -> str | None:
         return "0 / 0: a variance of no more elements than ddof"
     if cause == "log of 0" and "logsumexp(" in operation:
         return "log of 0: logsumexp of a row that is all −inf"
+    if cause is not None and cause.startswith("sqrt at 0") and re.search(r"\bstd\(", operation):
+        return f"std of entries that are all equal: {cause}"
     if cause in ("division by 0", "0 / 0") and re.search(r"\bmean\(", operation):
         return f"{cause}: a mean of no elements"
     return cause

@@ -6,10 +6,13 @@ entries goes through f alone, as ȳ ⊙ f′(x).
 
 How to read it: shapes go together as NumPy's do, a scalar or a smaller array being broadcast, and 𝟏 says
 that nothing else does it; two matrices beside each other are multiplied, ⊙ goes entry by entry, ᵀ swaps the
-last two axes; Σ₀ is the sum of what follows over axis 0; [:, None], reshape, 𝟎.at[i].add(ȳ) and the like are
-JAX's own.
-[x > 0] is 1 where it is true and 0 elsewhere; where the two sides of a max are equal, or several entries are
-the largest, they share it, as JAX has it.
+last two axes and makes a row of a vector; ⟨ȳ, y⟩ is summed over the last axis. Σ₀ is the sum of the factor
+that follows over axis 0; that axis goes, or stays with size 1 where it would not fit else (so for ∏₀,
+max₀, mean₀). [:, None], reshape, 𝟎.at[i].add(ȳ) and the like are JAX's own, where 𝟎 has the shape of what the
+equation is for. conv_transpose(ȳ, w) and correlate(x, ȳ) have the strides and the padding of the convolution
+they belong to. [x > 0] is 1 where it is true and 0 elsewhere; where the two sides of a max are equal, or
+several entries are the largest, they share it, as JAX has it; the equations of prod and cumprod are for
+entries that are not 0.
 """
 
 from __future__ import annotations
@@ -21,9 +24,11 @@ import numpy as np
 from jax.extend.core import Var
 
 from overbar.graph.derivatives import LONGEST, Backward
+from overbar.graph.derivatives.terms import Unknown, written
 from overbar.graph.model import Node
-from overbar.graph.names import barred
-from overbar.graph.terms import Unknown, written
+from overbar.graph.symbols import barred
+
+MOST = 12  # messages that are written out
 
 
 def bar_equation(node: Node) -> str:
@@ -36,12 +41,22 @@ def bar_equation(node: Node) -> str:
     terms = [
         word for word, output in zip(given, graph.outputs, strict=True) if output is node and word != "0"
     ]
-    for child in graph._children(node):
-        terms += [
-            message_equation(child, i) for i, p in enumerate(child.parents) if p is node and child.carries[i]
-        ]
+    senders = [
+        (child, i)
+        for child in graph._children(node)
+        for i, p in enumerate(child.parents)
+        if p is node and child.carries[i]
+    ]
+    left_out = len(senders) - MOST if len(senders) > MOST else 0
+    if left_out:
+        senders = senders[: MOST - 2] + senders[-2:]
+    terms += [message_equation(child, i) for child, i in senders]
     if len(terms) > 1:
         terms = [f"({term})" if " over the " in term else term for term in terms]
+    if left_out:
+        terms.insert(-2, f"… ({left_out} more)")
+    else:
+        terms.sort(key=lambda term: term.startswith("−"))
     total = ""
     for term in terms or ["0"]:
         total += term if not total else f" − {term[1:]}" if term.startswith("−") else f" + {term}"
@@ -62,8 +77,8 @@ def message_equation(node: Node, argument: int) -> str:
     for as_call in (False, True):  # written out, or else as f′
         try:
             text = Backward(node, as_call=as_call).message(argument)
-        except Unknown:
-            continue
+        except (Unknown, LookupError, TypeError, ValueError):
+            continue  # of what nobody has foreseen too, a graph must be printed
         if len(unicodedata.normalize("NFC", text)) <= LONGEST:
             return text
     return general
@@ -74,7 +89,7 @@ def message_equation(node: Node, argument: int) -> str:
 
 def _rule_equation(node: Node, argument: int) -> str | None:
     """The registry's equation of a rule's input, its letters replaced by the graph's names."""
-    from overbar.graph.graph import rule_of
+    from overbar.graph.kinds import rule_of
 
     rule = rule_of(node.eqns[-1])
     if rule is None or len(node.eqns) != 1:

@@ -11,30 +11,21 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Literal as LiteralAtom
-from jax.extend.core import Var, jaxpr_as_fun
+from jax.extend.core import Var
 
-from overbar._adapter import (
-    argument_names,
-    calls_of,
-    custom_jvp_body,
-    custom_vjp_body,
-    opened,
-    program,
-    scan_counts,
-    source_of,
-)
+from overbar._adapter import argument_names, opened, scan_counts
 from overbar.graph import cones, markup, page, passes
-from overbar.graph.local import OFTEN
-from overbar.graph.model import Bars, GraphError, Group, Message, Node, describe, inexact, unknown
-from overbar.graph.names import Known, Variables, barred, dotted, expression, is_word, symbol, unique
+from overbar.graph.build import Build
+from overbar.graph.kinds import entry_of
+from overbar.graph.model import Bars, GraphError, Message, Node, describe, unknown
+from overbar.graph.paths import dotted
 from overbar.graph.picture import picture
-from overbar.graph.source import Activation, Home, Place, Reader
+from overbar.graph.seeds import seeds_of
+from overbar.graph.source import Reader
 from overbar.graph.svg import svg
-from overbar.rule import registry
+from overbar.graph.symbols import barred, symbol
 
 Level = Literal["statement", "operation"]
-LOOPS = {"scan", "while"}
 
 
 class Graph:
@@ -75,7 +66,14 @@ class Graph:
         self._inner: dict[Node, dict[str, Graph]] = {}
         self._compiled: dict[Any, Any] = {}
         self._children_of: dict[Node, tuple[Node, ...]] | None = None
-        self._build(jaxpr, consts, inputs)
+        self._evaluated = False
+        built = Build(self, jaxpr, consts, inputs)
+        self.order, self.inputs, self.outputs, self._idle = (
+            built.order,
+            built.inputs,
+            built.outputs,
+            built.idle,
+        )
         self._by_name = {node.name: node for node in self.order}
         self._symbols = {node.symbol: node.name for node in reversed(self.order)}
         keys = (node.key for node in self.order if node.key is not None)
@@ -115,7 +113,7 @@ class Graph:
           GraphError: the output is no scalar and no bar is given, the bar's shape does not fit, the output
             is an integer, or an operation on the way has no derivative (a while loop).
         """
-        seeds = self._seeds(bar)
+        seeds = seeds_of(self, bar)
         self._ensure_forward()
         self._messages, self._given = passes.backprop(self, seeds), seeds
         for graphs in self._inner.values():
@@ -190,56 +188,6 @@ class Graph:
         except GraphError as error:
             return False, f"No bars: {error}"
         return True, ""
-
-    def _seeds(self, bar: Any) -> list[tuple[Node, Any]]:
-        if not self.outputs:
-            raise GraphError(f"{self.name} returns no array, so that there is nothing to go back from.")
-        if len(self.outputs) == 1:
-            if isinstance(bar, list | tuple) and len(jax.tree.leaves(bar)) > 1:  # an array, written as a list
-                bar = np.asarray(bar)
-            bars = [bar] if not isinstance(bar, tuple | list | dict) else jax.tree.leaves(bar)
-        else:
-            bars = jax.tree.leaves(bar, is_leaf=lambda x: x is None)
-        if len(bars) != len(self.outputs):
-            names = ", ".join(f"{n.name} {describe(n)}" for n in self.outputs)
-            raise GraphError(
-                f"{self.name} returns {len(self.outputs)} arrays ({names}), and a bar is needed for each: "
-                "pass bar= a pytree as the function returns, with None for what counts for nothing."
-            )
-        seeds = []
-        for output, given in zip(self.outputs, bars, strict=True):
-            if given is None or getattr(given, "dtype", None) == jax.dtypes.float0:
-                continue
-            seeds.append((output, self._seed_of(output, given)))
-        return seeds
-
-    def _seed_of(self, output: Node, given: Any) -> Any:
-        if not output.is_float:
-            raise GraphError(
-                f"the output {output.name} of {self.name} is {describe(output)}, not float: it has no bar."
-            )
-        if np.shape(given) != output.shape:
-            came = f"a bar of shape {np.shape(given)} came"
-            if isinstance(given, int) and given == 1:
-                came = "none was given"
-            raise GraphError(
-                f"the output {output.name} of {self.name} is {describe(output)}, no scalar: backprop "
-                f"needs its bar, an array of shape {output.shape}, but {came}. Reduce it to a "
-                "number, or pass bar=."
-            )
-        try:
-            array = jnp.asarray(None if isinstance(given, str | bytes) else given)
-            fits = jnp.issubdtype(array.dtype, jnp.number) and (
-                not jnp.iscomplexobj(array) or jnp.issubdtype(output.dtype, jnp.complexfloating)
-            )
-        except (TypeError, ValueError):
-            fits = False
-        if not fits:
-            raise GraphError(
-                f"the bar of the output {output.name} of {self.name} must be numbers of {output.dtype}, "
-                f"but came {given!r}."
-            )
-        return array.astype(output.dtype)
 
     # ------------------------------------------------------------------ looking at it
 
@@ -339,181 +287,6 @@ class Graph:
             self._children_of = {parent: tuple(children) for parent, children in found.items()}
         return self._children_of.get(node, ())
 
-    # ------------------------------------------------------------------ how it is made
-
-    def _build(self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[tuple[str, Any]]) -> None:
-        self._evaluated = False
-        constants = {v: LiteralAtom(c, v.aval) for v, c in zip(jaxpr.constvars, consts, strict=True)}
-
-        def known(v: Any) -> Any:
-            return constants.get(v, v) if isinstance(v, Var) else v
-
-        eqns = [eqn.replace(invars=[known(v) for v in eqn.invars]) for eqn in jaxpr.eqns]
-        outputs = [known(v) for v in jaxpr.outvars]
-        places = [self._reader.place(eqn) for eqn in eqns]
-        alone = [_kind(eqn, self._reader.home) != "operation" for eqn in eqns]
-        labels = [place.execution if self.level == "statement" else None for place in places]
-        found = cones.find(eqns, outputs, labels, alone)
-
-        results: list[tuple[Place, tuple[int, int] | None]] = []
-        for cone in found:
-            last = cone.members[-1]
-            results.append((places[last], None))
-            if len(cone.results) > 1:
-                number = len(eqns[last].outvars)
-                results += [(places[last], (eqns[last].outvars.index(v), number)) for v in cone.results]
-            elif len(eqns[last].outvars) > 1:
-                results[-1] = (
-                    places[last],
-                    (eqns[last].outvars.index(cone.results[0]), len(eqns[last].outvars)),
-                )
-        self._idle = self._variables_of_no_use(eqns, places, found)
-        variables = Variables(results)
-        wanted = [variables.of(i) for i in range(len(results))]
-        input_names = unique([(name, 0) for name, _ in inputs], [])
-        names = unique(wanted, input_names)
-
-        self.inputs = tuple(
-            self._input(name, v, value)
-            for name, v, (_, value) in zip(input_names, jaxpr.invars, inputs, strict=True)
-        )
-        made: dict[Any, Node] = dict(zip(jaxpr.invars, self.inputs, strict=True))
-        spoken: dict[Node, tuple[str, ...]] = {node: (node.name,) for node in self.inputs}
-        taken = set(input_names)
-        groups = _Groups()
-        order: list[Node] = []
-        placed: set[Node] = set()
-        positions = _by_execution(results, names)
-        number = 0
-
-        def place_inputs(parents: Sequence[Node]) -> None:
-            for node in sorted({p for p in parents if p.kind == "input"} - placed, key=self.inputs.index):
-                placed.add(node)
-                order.append(node)
-
-        for cone in found:
-            last = cone.members[-1]
-            place = places[last]
-            node = self._node(cone, [eqns[i] for i in cone.members], [places[i] for i in cone.members], made)
-            node.name, node.symbol = names[number], symbol(names[number])
-            node.groups = groups.of(place)
-            others = positions.get(place.execution, {})
-            mine = {p: symbol_ for p, symbol_ in others.items() if symbol_ != node.name}
-            words = [(word, p.name) for p in dict.fromkeys(node.parents) for word in spoken.get(p, ())]
-            doubled = Counter(word for word, _ in words)
-            local = {word: name for word, name in words if doubled[word] == 1}
-            final = variables.is_final(number) or results[number][1] is not None or len(cone.results) > 1
-            item = variables.unpacked(number)
-            names_known = Known(mine, local, [p.name for p in dict.fromkeys(node.parents)], taken)
-            node.operation = expression(place, final, item, names_known, _plain(node))
-            spoken[node] = _words(place, wanted[number])
-            taken |= set(spoken[node])
-            place_inputs(node.parents)
-            order.append(node)
-            number += 1
-            if len(cone.results) == 1:
-                made[cone.results[0]] = node
-                continue
-            for i, v in enumerate(cone.results):
-                part = self._part(node, i, v, names[number])
-                spoken[part] = _words(place, wanted[number])
-                made[v] = part
-                order.append(part)
-                number += 1
-        last_nodes = []
-        for v in outputs:
-            if not isinstance(v, Var):
-                constant = self._constant(v, {node.name for node in (*self.inputs, *order)})
-                order.append(constant)
-                last_nodes.append(constant)
-            else:
-                place_inputs([made[v]])
-                last_nodes.append(made[v])
-        unused = [node for node in self.inputs if node not in placed]
-        self.order, self.outputs = (*unused, *order), tuple(last_nodes)
-        if len(self.order) > 4 * OFTEN:
-            for node in self.order:
-                if node.program is not None and node.eqns:
-                    node.key = cones.structure(node.eqns, *node.operands)
-
-    def _variables_of_no_use(
-        self, eqns: Sequence[Any], places: Sequence[Place], found: Sequence[cones.Cone]
-    ) -> dict[str, Any]:
-        """The variables of the program that the result does not depend on, with their types."""
-        used = {i for cone in found for i in cone.members}
-        idle = [i for i, eqn in enumerate(eqns) if i not in used and len(eqn.outvars) == 1]
-        variables = Variables([(places[i], None) for i in idle])
-        named = [(variables.of(at), eqns[i].outvars[0].aval) for at, i in enumerate(idle)]
-        return {variable[0]: aval for variable, aval in named if variable is not None}
-
-    def _input(self, name: str, v: Any, value: Any) -> Node:
-        node = Node(name, symbol(name), "input", "", (), (v.aval,), False, self, given=value)
-        node.needs_bar = inexact(v.aval)
-        return node
-
-    def _constant(self, literal: Any, taken: set[str]) -> Node:
-        name = unique([None], list(taken))[0]
-        node = Node(name, symbol(name), "constant", str(literal.val), (), (literal.aval,), False, self)
-        node.program = lambda: jnp.asarray(literal.val, literal.aval.dtype)
-        return node
-
-    def _part(self, whole: Node, i: int, v: Any, name: str) -> Node:
-        node = Node(name, symbol(name), "part", f"{whole.name}[{i}]", (whole,), (v.aval,), False, self)
-        node.part, node.carries, node.groups = i, (True,), whole.groups
-        node.file, node.line = whole.file, whole.line
-        node.needs_bar = whole.needs_bar and inexact(v.aval)
-        return node
-
-    def _node(self, cone: cones.Cone, eqns: list[Any], places: list[Place], made: Mapping[Any, Node]) -> Node:
-        last = eqns[-1]
-        operands: list[Any] = []  # a fresh variable for each use of a parent
-        parents: list[Node] = []
-        slots: dict[Any, Any] = {}
-        inside: set[Any] = set()
-        renamed: list[Any] = []
-        for i, (eqn, place) in enumerate(zip(eqns, places, strict=True)):
-            seen: Counter[Any] = Counter()
-            atoms = []
-            for v in eqn.invars:
-                if not isinstance(v, Var) or v in inside:
-                    atoms.append(v)
-                    continue
-                # Uses by several equations of one call in the source are one use: softmax(x).
-                at = place.position if place.position is not None and len(eqns) > 1 else i
-                slot = (at, v, seen[v])
-                seen[v] += 1
-                if slot not in slots:
-                    slots[slot] = Var(v.aval)
-                    operands.append(slots[slot])
-                    parents.append(made[v])
-                atoms.append(slots[slot])
-            renamed.append(eqn.replace(invars=atoms))
-            inside |= set(eqn.outvars)
-        results = list(cone.results)
-        several = len(results) > 1
-        call = jaxpr_as_fun(program(renamed, operands, results))
-        node = Node(
-            "",
-            "",
-            _kind(last, self._reader.home),
-            "",
-            tuple(parents),
-            tuple(v.aval for v in results),
-            several,
-            self,
-        )
-        node.program = _tupled(call) if several else _single(call)
-        node.eqns, node.operands = tuple(renamed), (tuple(operands), tuple(results))
-        node.positions = tuple(place.position for place in places)
-        node.carries = cones.flows(renamed, operands, results)
-        node.file, node.line = places[-1].file, places[-1].line
-        node.needs_bar = node.is_float and any(
-            carries and parent.needs_bar for carries, parent in zip(node.carries, parents, strict=True)
-        )
-        if last.primitive.name == "scan":
-            node.trips = int(last.params["length"])
-        return node
-
     # ------------------------------------------------------------------ loops, branches and calls
 
     def _open(self, node: Node) -> dict[str, Graph]:
@@ -562,7 +335,7 @@ class Graph:
             else:
                 value = jnp.asarray(atom.val)
             inputs.append((dotted(name), value))
-        title, entry = _entry(body)
+        title, entry = entry_of(body)
         reader = Reader(self._reader.home, entry, title)
 
         def seed() -> Sequence[Any] | None:
@@ -591,101 +364,3 @@ class Graph:
             ends = [f"({barred(symbol(name))} of the next step)" for name in carry]
             words = [*ends, *(f"{word}[i]" if word != "0" else word for word in words[carried:])]
         return words if eqn.primitive.name != "while" else []
-
-
-class _Groups:
-    """Numbers the calls of the user's functions."""
-
-    def __init__(self) -> None:
-        self._groups: dict[Activation, Group] = {}
-        self._names: set[str] = set()
-
-    def of(self, place: Place) -> tuple[Group, ...]:
-        found: list[Group] = []
-        execution = place.execution
-        while execution is not None:
-            activation = execution.activation
-            execution = activation.caller
-            if execution is not None:
-                found.append(self._group(activation))
-        return tuple(found[::-1])
-
-    def _group(self, activation: Activation) -> Group:
-        if activation not in self._groups:
-            name, number = activation.name, 1
-            while name in self._names:
-                number += 1
-                name = f"{activation.name}_{number}"
-            self._names.add(name)
-            self._groups[activation] = Group(name)
-        return self._groups[activation]
-
-
-def _kind(eqn: Any, home: Home) -> str:
-    """What kind of node an equation makes; JAX's own jitted functions are mere operations."""
-    if custom_vjp_body(eqn) is not None:
-        return "rule"
-    if eqn.primitive.name in LOOPS:
-        return "loop"
-    if eqn.primitive.name == "cond":
-        return "branch"
-    if (body := calls_of(eqn)) is not None:
-        _, entry = _entry(body)
-        return "call" if isinstance(entry, tuple) and entry[1] in home else "operation"
-    return "operation"
-
-
-def _entry(body: Any) -> tuple[str, Any]:
-    """The name of the function a jaxpr was traced from, and (name, file, line) of it."""
-    name, _, where = source_of(body).partition(" at ")
-    file, _, line = where.rpartition(":")
-    title = name if is_word(name) else "body"
-    return title, (name, file, int(line)) if line.isdecimal() else None
-
-
-def rule_of(eqn: Any) -> Any | None:
-    """The registered rule that an equation calls."""
-    body = custom_vjp_body(eqn)
-    return None if body is None else registry.get(source_of(body).split(" at ")[0])
-
-
-def _plain(node: Node) -> str:
-    """The operation where there is no source to quote."""
-    return f"{' '.join(map(_called, node.eqns))}({', '.join(p.name for p in node.parents)})"
-
-
-def _called(eqn: Any) -> str:
-    """What an equation calls: the rule, the jitted function or the one with a derivative of its own."""
-    if (rule := rule_of(eqn)) is not None:
-        return rule.name
-    name = eqn.primitive.name
-    if (named := custom_jvp_body(eqn)) is not None:
-        name = named[0]
-    elif (body := custom_vjp_body(eqn) or calls_of(eqn)) is not None:
-        name = source_of(body).split(" at ")[0]
-    return name.lstrip("_") if is_word(name) else eqn.primitive.name
-
-
-def _words(place: Place, variable: tuple[str, int] | None) -> tuple[str, ...]:
-    """What the program calls a result: its variable, and what else is assigned in a = b = ..."""
-    if variable is None:
-        return ()
-    statement = place.execution.statement if place.execution is not None else None
-    return (variable[0], *(statement.aliases if statement is not None else ()))
-
-
-def _single(call: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *arguments: call(*arguments)[0]
-
-
-def _tupled(call: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *arguments: tuple(call(*arguments))
-
-
-def _by_execution(results: Sequence[tuple[Place, Any]], names: Sequence[str]) -> dict[Any, dict[Any, str]]:
-    """The names of the results made in one execution of a statement, by the position of their expression."""
-    found: dict[Any, dict[Any, str]] = {}
-    for (place, part), name in zip(results, names, strict=True):
-        if place.execution is not None and part is None:
-            found.setdefault(place.execution, {})[place.position] = name
-    return found

@@ -7,7 +7,7 @@ turn to NaN or reach the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from overbar._adapter import calls_of, custom_jvp_body, custom_vjp_body, scan_counts
-from overbar.graph import causes
+from overbar._adapter import scan_counts
+from overbar.graph import causes, inside
 from overbar.graph.graph import Graph
-from overbar.graph.model import GraphError, Node, inexact
+from overbar.graph.model import GraphError, Node
 from overbar.graph.text import number
 from overbar.graph.trace import make_graph
 
@@ -129,9 +129,9 @@ def _forward(graph: Graph) -> Nonfinite | None:
         if node.kind in ("input", "constant"):
             continue
         what = _what(node.value)
-        opens = node.kind == "branch" or _is_loop(node)  # where it could have been and gone again
-        body = _body(node)
-        if what is None and not opens and (body is None or not _holds_opaque(body)):
+        opens = node.kind == "branch" or inside.is_loop(node)  # where it could have been and gone again
+        body = inside.body_of(node)
+        if what is None and not opens and (body is None or not inside.holds_opaque(body)):
             continue
         if (found := _inside(node)) is not None:
             return found
@@ -168,14 +168,10 @@ def _is_a_mask(node: Node) -> bool:
     )
 
 
-def _is_loop(node: Node) -> bool:
-    return bool(node.eqns) and node.eqns[-1].primitive.name in ("scan", "while")
-
-
 def _inside(node: Node) -> Nonfinite | None:
     """The operation inside a call, the taken branch, or a turn of a loop."""
-    if _is_loop(node):
-        for name, step in _turns(node):
+    if inside.is_loop(node):
+        for name, step in inside.turns(node):
             if (found := _forward(step)) is not None:
                 return replace(found, turn=f"{found.turn} in {name}" if found.turn else name)
         return None
@@ -184,14 +180,14 @@ def _inside(node: Node) -> Nonfinite | None:
             if inner.is_concrete and (found := _forward(inner)) is not None:
                 return found
         return None
-    body = _body(node)
+    body = inside.body_of(node)
     found = _forward(body) if body is not None else None
     return _told_of(node, found) if found is not None else None
 
 
 def _told_of(node: Node, found: Nonfinite) -> Nonfinite:
     """What was found inside a function of JAX's own, told of the user's line that calls it."""
-    if found.where is not None and found.where != _where(node) and not _is_jaxs(node):
+    if found.where is not None and found.where != _where(node) and not inside.is_jaxs(node):
         return found  # a custom rule of the user's own, with lines of its own
     primitive = found.operation.rpartition(" (")[2].rstrip(")") if " (" in found.operation else ""
     primitive = primitive or found.operation.partition("(")[0]
@@ -203,118 +199,6 @@ def _told_of(node: Node, found: Nonfinite) -> Nonfinite:
         where=_where(node),
         cause=causes.in_words(found.cause, node.operation),
     )
-
-
-def _is_jaxs(node: Node) -> bool:
-    return calls_of(node.eqns[-1]) is not None
-
-
-def _body(node: Node) -> Graph | None:
-    """What a jitted function of JAX's own, or a function with a custom derivative, consists of."""
-    if not node.eqns or len(node.eqns) > 1 or node.kind in ("call", "branch", "loop"):
-        return None
-    eqn = node.eqns[-1]
-    body = calls_of(eqn) or custom_vjp_body(eqn)
-    if body is None and (named := custom_jvp_body(eqn)) is not None:
-        body = named[1]
-    if body is None:
-        return None
-    parents = iter(node.parents)
-    outer = [v if hasattr(v, "val") else next(parents) for v in eqn.invars]
-    return node.graph._body(body, outer, node, values=True)
-
-
-def _holds_opaque(graph: Graph) -> bool:
-    """Whether something in it could be infinite although its result is finite: a where, a loop."""
-    return any("select_n" in n.primitives or n.kind in ("loop", "branch") for n in graph.order)
-
-
-# ---------------------------------------------------------------------- loops
-
-
-def _turns(node: Node) -> Iterator[tuple[str, Graph]]:
-    """The turns of a loop, each a graph with its values, from the first to the last."""
-    for i, step, values in _entered(node):
-        _give(step, values)
-        yield f"step {i} of {node.name}", step
-
-
-def _give(step: Graph, values: Sequence[Any]) -> None:
-    for place, value in zip(step.inputs, values, strict=True):
-        place.given = jnp.asarray(value)
-    step._evaluated, step._messages = False, None
-
-
-def _entered(node: Node) -> Iterator[tuple[int, Graph, list[Any]]]:
-    """For each turn its number, its graph, and what goes into it; turns that are finite are skipped.
-
-    One turn is compiled and run until something in it is not finite; only that one is gone through slowly.
-    """
-    eqn = node.eqns[-1]
-    parents = iter(node.parents)
-    values = [jnp.asarray(v.val) if hasattr(v, "val") else next(parents).value for v in eqn.invars]
-    step = node.inner["step"]
-    suspicious = _watched(step)
-    if eqn.primitive.name == "scan":
-        constants, carried = scan_counts(eqn)
-        fixed, carry, xs = (
-            values[:constants],
-            values[constants : constants + carried],
-            values[constants + carried :],
-        )
-        length = eqn.params["length"]
-        for i in reversed(range(length)) if eqn.params["reverse"] else range(length):
-            given = [*fixed, *carry, *(x[i] for x in xs)]
-            results, suspect = suspicious(given)
-            if suspect:
-                yield i, step, given
-            carry = results[:carried]
-        return
-    tested, stepped = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-    test = jax.jit(_results(node.inner["test"]))
-    carry, i = values[tested + stepped :], 0
-    while bool(test([*values[:tested], *carry])[0]):
-        given = [*values[tested : tested + stepped], *carry]
-        carry, suspect = suspicious(given)
-        if suspect:
-            yield i, step, given
-        i += 1
-
-
-def _results(step: Graph) -> Callable[[Sequence[Any]], list[Any]]:
-    return lambda values: [known[n] for known in [_known(step, values)] for n in step.outputs]
-
-
-def _known(step: Graph, values: Sequence[Any]) -> dict[Node, Any]:
-    """The values of all nodes, for those of the inputs."""
-    known: dict[Node, Any] = dict(zip(step.inputs, values, strict=True))
-    for node in step.order:
-        if node.kind == "part":
-            known[node] = known[node.parents[0]][node.part]
-        elif node.program is not None:
-            known[node] = node.program(*(known[p] for p in node.parents))
-    return known
-
-
-def _watched(step: Graph) -> Callable[[Sequence[Any]], tuple[list[Any], bool]]:
-    """A turn, compiled: its results, and whether to look into it."""
-    always = _holds_deep(step)
-
-    @jax.jit
-    def run(values: Sequence[Any]) -> tuple[list[Any], Any]:
-        known = _known(step, values)
-        floats = [x for x in jax.tree.leaves(list(known.values())) if inexact(x)]
-        return [known[n] for n in step.outputs], jnp.array([jnp.all(jnp.isfinite(x)) for x in floats]).all()
-
-    def turn(values: Sequence[Any]) -> tuple[list[Any], bool]:
-        results, finite = run(list(values))
-        return results, always or not bool(finite)
-
-    return turn
-
-
-def _holds_deep(step: Graph) -> bool:
-    return any(n.kind in ("loop", "branch", "call") or _body(n) is not None for n in step.order)
 
 
 # ---------------------------------------------------------------------- backward
@@ -336,7 +220,7 @@ def _first_message(graph: Graph) -> Nonfinite | None:
     for message in graph.messages:
         what = _what(message.value)
         node = message.source
-        if node.kind == "part" or (what is None and not _is_loop(node)):
+        if node.kind == "part" or (what is None and not inside.is_loop(node)):
             continue
         if node not in looked_into:
             looked_into.add(node)
@@ -360,27 +244,29 @@ def _first_message(graph: Graph) -> Nonfinite | None:
 
 
 def _inside_backward(node: Node) -> Nonfinite | None:
-    if _is_loop(node):
+    if inside.is_loop(node):
         return _loop_backward(node)
     if node.kind in ("call", "branch"):
         for inner in node.inner.values():
             if inner.is_concrete and inner._seed is not None and inner._seed() is not None:
                 inner._ensure_backprop()
                 if (found := _first_message(inner)) is not None:
-                    return found
+                    return replace(found, cause=_where_or(found.cause, node))
         return None
-    if node.eqns and _is_jaxs(node) and (body := _body(node)) is not None:
+    if node.eqns and inside.is_jaxs(node) and (body := inside.body_of(node)) is not None:
         body._ensure_backprop()
         if (found := _first_message(body)) is not None:
             told = _told_of(node, found)
-            outer = causes.behind_where(node) and "0" in _summary(node.bar)
-            cause = _where_or(told.cause, node) if outer else told.cause
+            cause = _where_or(told.cause, node)
             target = next((p.name for p in node.parents), told.target)
             return replace(told, cause=cause, target=target)
     return None
 
 
 def _where_or(cause: str | None, node: Node) -> str | None:
+    """The cause of what happened inside a node; that it is not selected, if a where behind it says so."""
+    if not causes.behind_where(node):
+        return cause
     stopped = any(bool(jnp.any(b == 0)) for b in jax.tree.leaves(node.bar))
     if not stopped:
         return cause
@@ -393,14 +279,14 @@ def _loop_backward(node: Node) -> Nonfinite | None:
     if eqn.primitive.name != "scan":
         return None
     constants, carried = scan_counts(eqn)
-    turns = list(_all_turns(node, constants, carried))
+    turns = list(inside.all_turns(node, constants, carried))
     given = iter(node.bar if node.several else [node.bar])
     used = set(node.operands[1])
     bars = [next(given) if v in used else None for v in eqn.outvars]
     step = node.inner["step"]
     carry_bars, y_bars = bars[:carried], bars[carried:]
     for i, values in reversed(turns):
-        _give(step, values)
+        inside.give(step, values)
         step.forward()
         now = [*carry_bars, *(None if y is None else y[i] for y in y_bars)]
         now = [None if b is None or not n.is_float else b for b, n in zip(now, step.outputs, strict=True)]
@@ -410,18 +296,6 @@ def _loop_backward(node: Node) -> Nonfinite | None:
             return replace(found, turn=f"{found.turn} in {name}" if found.turn else name)
         carry_bars = [n.bar for n in step.inputs[constants : constants + carried]]
     return None
-
-
-def _all_turns(node: Node, constants: int, carried: int) -> Iterator[tuple[int, list[Any]]]:
-    eqn = node.eqns[-1]
-    parents = iter(node.parents)
-    values = [jnp.asarray(v.val) if hasattr(v, "val") else next(parents).value for v in eqn.invars]
-    run = jax.jit(_results(node.inner["step"]))
-    carry, length = values[constants : constants + carried], eqn.params["length"]
-    for i in reversed(range(length)) if eqn.params["reverse"] else range(length):
-        given = [*values[:constants], *carry, *(x[i] for x in values[constants + carried :])]
-        yield i, given
-        carry = run(given)[:carried]
 
 
 # ---------------------------------------------------------------------- telling it

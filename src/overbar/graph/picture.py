@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from overbar.graph.arrays import Array, array
 from overbar.graph.equations import message_equation
 from overbar.graph.model import GraphError, Message, Node, describe
-from overbar.graph.names import barred
+from overbar.graph.symbols import barred
 from overbar.graph.text import backward_text, forward_text, spoken
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class _Drawing:
             name,
             node.symbol,
             node.kind,
-            forward_text(node, self.values),
+            _folded(forward_text(node, self.values)),
             _folded(backward_text(node, self.bars)),
             node.needs_bar,
             groups,

@@ -6,14 +6,12 @@ the calls are picked out that stand in the user's own files, and each is looked 
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import functools
 import inspect
 import itertools
-import linecache
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,162 +19,15 @@ from typing import Any
 import jax
 
 from overbar._adapter import frames_of, traced_at
+from overbar.graph.statements import Position, Statement, position_of, statement_at, within
 
-# First line, first column, last line, last column (in bytes), as ast has them.
-Position = tuple[int, int, int, int]
 Frame = tuple[Any, int]  # a code object and the offset of an instruction in it
 
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 _JAX = str(Path(jax.__file__).parent)
 _STDLIB = tuple(str(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
+_COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 _LIBRARIES = tuple(f"{path}/" for path in (_JAX, _PACKAGE, *_STDLIB))
-
-
-# ---------------------------------------------------------------------- statements
-
-
-@dataclass(eq=False)
-class Statement:
-    """One statement of a file, as parsed.
-
-    Attributes:
-      file: the file's name.
-      node: the parsed statement.
-      loops: the for and while statements around it, within its function, the outermost first.
-    """
-
-    file: str
-    node: ast.stmt
-    loops: tuple[ast.stmt, ...]
-
-    @functools.cached_property
-    def value(self) -> ast.expr | None:
-        """The expression it evaluates, if it has one."""
-        if isinstance(self.node, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Return | ast.Expr):
-            return self.node.value
-        for name in ("test", "iter"):
-            if isinstance(found := getattr(self.node, name, None), ast.expr):
-                return found
-        return None
-
-    @functools.cached_property
-    def targets(self) -> tuple[str | None, ...] | str | None:
-        """The variable it assigns to; a tuple where it unpacks into several; None for neither."""
-        if isinstance(self.node, ast.Assign):
-            return _target(self.node.targets[0])
-        if isinstance(self.node, ast.AnnAssign | ast.AugAssign):
-            return _target(self.node.target)
-        return None
-
-    @functools.cached_property
-    def aliases(self) -> tuple[str, ...]:
-        """The other variables that take the same value: b in a = b = x."""
-        targets = self.node.targets[1:] if isinstance(self.node, ast.Assign) else []
-        return tuple(name for target in targets if isinstance(name := _target(target), str))
-
-    @functools.cached_property
-    def expressions(self) -> dict[Position, ast.expr]:
-        """Its expressions by position; of several at one position the innermost."""
-        found = {}
-        for node in _own_nodes(self.node):
-            if isinstance(node, ast.expr):
-                found[position_of(node)] = node
-        return found
-
-    def expression_at(self, position: Position) -> ast.expr | None:
-        if (exact := self.expressions.get(position)) is not None:
-            return exact
-        # From Python 3.12 on, a call of a chain over several lines starts at the last attribute's name.
-        ends = [e for at, e in self.expressions.items() if at[2:] == position[2:] and at[:2] <= position[:2]]
-        return max(ends, key=lambda e: position_of(e)[:2], default=None)
-
-    def repeats_at(self, position: Position) -> bool:
-        """Whether the position stands in a comprehension, which evaluates it several times."""
-        repeating = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-        return any(
-            isinstance(node, repeating) and _within(position, position_of(node))
-            for node in self.expressions.values()
-        )
-
-    def loops_itself_at(self, position: Position) -> bool:
-        """Whether the call there is one that works through several values: sum, map, tree.map."""
-        node = self.expression_at(position)
-        name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-        return name.split(".")[-1] in {"sum", "map", "reduce", "max", "min", "tree_map", "list", "tuple"}
-
-
-def _own_nodes(statement: ast.stmt) -> Iterator[ast.AST]:
-    """The nodes of a statement without those of the statements inside it."""
-    waiting: list[ast.AST] = [statement]
-    while waiting:
-        node = waiting.pop()
-        yield node
-        waiting += [child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.stmt)]
-
-
-def _target(node: ast.expr) -> tuple[str | None, ...] | str | None:
-    if isinstance(node, ast.Tuple | ast.List):
-        if any(isinstance(e, ast.Starred) for e in node.elts):
-            return None
-        names = [_target(e) for e in node.elts]
-        return tuple(name if isinstance(name, str) else None for name in names)
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute):
-        return node.attr
-    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
-        key = node.slice.value
-        return key if isinstance(key, str) and key.isidentifier() else None
-    return None
-
-
-def position_of(node: ast.expr) -> Position:
-    return (node.lineno, node.col_offset, node.end_lineno or 0, node.end_col_offset or 0)
-
-
-def _within(inner: Position, outer: Position) -> bool:
-    return outer[:2] <= inner[:2] and inner[2:] <= outer[2:]
-
-
-@functools.lru_cache(maxsize=256)
-def _statements(file: str, text: str) -> dict[int, list[Statement]]:
-    """Line -> the statements on it, the innermost last; a compound one stands on its header's lines."""
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError):
-        return {}
-    found: dict[int, list[Statement]] = {}
-    waiting: list[tuple[ast.AST, tuple[ast.stmt, ...]]] = [(tree, ())]
-    while waiting:
-        node, loops = waiting.pop()
-        if isinstance(node, ast.stmt):
-            body = getattr(node, "body", None)
-            last = body[0].lineno if body else node.end_lineno or node.lineno
-            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                statement = Statement(file, node, loops)
-                for line in range(node.lineno, last + 1):
-                    found.setdefault(line, []).append(statement)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            loops = ()
-        inside = (*loops, node) if isinstance(node, ast.For | ast.While) else loops
-        header = {id(x) for x in (getattr(node, "iter", None),)}
-        waiting += [
-            (child, loops if id(child) in header else inside) for child in ast.iter_child_nodes(node)
-        ][::-1]
-    return found
-
-
-def statement_at(file: str, position: Position) -> Statement | None:
-    """The innermost statement at a position of a file; None where there is no source."""
-    text = "".join(linecache.getlines(file))
-    candidates = _statements(file, text).get(position[0], []) if text else []
-    around = [s for s in candidates if (s.node.lineno, s.node.col_offset) <= position[:2]]
-    exact = [s for s in around if position[2:] <= (s.node.end_lineno or 0, s.node.end_col_offset or 0)]
-    found = exact or around or candidates
-    return found[-1] if found else None
-
-
-# ---------------------------------------------------------------------- calls
 
 
 @dataclass(eq=False)
@@ -189,6 +40,7 @@ class Activation:
       position: the call in that statement.
       code: the function's code object.
       direct: whether no function of a library lies between the two.
+      turn: which item of a comprehension it was called for.
     """
 
     name: str
@@ -196,6 +48,7 @@ class Activation:
     position: Position | None = None
     code: Any = None
     direct: bool = True
+    turn: int = 0
 
     @property
     def depth(self) -> int:
@@ -209,10 +62,12 @@ class Execution:
     Attributes:
       statement: which.
       activation: the call of a function it happened in.
+      turns: how many items a comprehension in it has gone through so far.
     """
 
     statement: Statement | None
     activation: Activation
+    turns: int = 0
 
 
 @dataclass(eq=False)
@@ -223,12 +78,14 @@ class Place:
       execution: the execution of the innermost statement of the user's; None where there is no source.
       position: the expression in it.
       file, line: for messages.
+      turn: for which item of a comprehension it is evaluated.
     """
 
     execution: Execution | None = None
     position: Position | None = None
     file: str | None = None
     line: int | None = None
+    turn: int = 0
 
 
 @dataclass
@@ -236,6 +93,7 @@ class _Level:
     frame: Frame
     execution: Execution
     position: Position
+    started: Frame  # where the first equation of this call was traced
 
 
 @dataclass
@@ -302,6 +160,7 @@ class Reader:
         self._levels: list[_Level] = []
         self._direct: list[bool] = []
         self._below: list[Frame] = []
+        self._at: list[Position] = []
         self._found: dict[Frame, Statement | None] = {}
         self._last: tuple[Any, Place] = (None, Place())
 
@@ -321,13 +180,29 @@ class Reader:
             return self._sourceless([frames[i] for i in users])
         path = [frames[i] for i in chosen]
         self._direct = [True, *(here + 1 == after for here, after in itertools.pairwise(chosen))]
+        self._at = [self._position(frames, i) for i in chosen]
         below = frames[chosen[-1] + 1 :]
         self._enter(path, below)
         last = self._levels[-1]
         file, line = path[-1][0].co_filename, last.position[0]
         if last.execution.statement is None:
             return Place(None, None, file, line)
-        return Place(last.execution, last.position, file, line)
+        return Place(last.execution, last.position, file, line, last.execution.turns)
+
+    def _position(self, frames: list[Frame], i: int) -> Position:
+        """The expression in a call of a function; one in a comprehension stands in frames of its own."""
+        statement, found = self._statement(frames[i]), _location(frames[i])
+        for frame in frames[i + 1 :]:
+            code, here = frame[0], _location(frame)
+            inside = statement is not None and within(here, position_of(statement.node))
+            if (
+                code.co_name not in _COMPREHENSIONS
+                or code.co_filename != frames[i][0].co_filename
+                or not inside
+            ):
+                break
+            found = here
+        return found
 
     @staticmethod
     def _sourceless(users: list[Frame]) -> Place:
@@ -355,9 +230,11 @@ class Reader:
         """Brings the stack of executions from the last equation's to this one's."""
         old, kept = self._levels, 0
         while kept < min(len(old), len(path)) and old[kept].frame == path[kept]:
+            old[kept].position = self._at[kept]
             kept += 1
         if kept == len(path) == len(old):
-            if _steps_back(self._below, below) and (level := self._loop_above(kept)) is not None:
+            level = self._loop_above(kept)
+            if level is not None and _steps_back(self._below, below) and self._may_begin_again(level):
                 self._renew(level, path)
         elif kept < min(len(old), len(path)) and old[kept].frame[0] is path[kept][0]:
             self._move(kept, path)
@@ -368,11 +245,12 @@ class Reader:
     def _move(self, level: int, path: list[Frame]) -> None:
         """The same function at another instruction: further on, back by a loop, or called again."""
         old, frame = self._levels[level], path[level]
-        statement, here = self._statement(frame), _location(frame)
+        statement, here = self._statement(frame), self._at[level]
         back = frame[1] < old.frame[1]
         if statement is not None and statement is old.execution.statement:
             if not back or statement.repeats_at(here):
-                self._push(path, [*self._levels[:level], _Level(frame, old.execution, here)])
+                old.execution.turns += back
+                self._push(path, [*self._levels[:level], _Level(frame, old.execution, here, old.started)])
                 return
             if not statement.loops and (above := self._loop_above(level)) is not None:
                 self._renew(above, path)
@@ -395,13 +273,16 @@ class Reader:
     def _again(self, level: int, path: list[Frame]) -> None:
         """A new execution at a level, in the same call of its function."""
         execution = Execution(self._statement(path[level]), self._levels[level].execution.activation)
-        kept = [*self._levels[:level], _Level(path[level], execution, _location(path[level]))]
+        started = self._levels[level].started
+        kept = [*self._levels[:level], _Level(path[level], execution, self._at[level], started)]
         self._push(path, kept)
 
     def _renew(self, level: int, path: list[Frame]) -> None:
         """A new execution at the level of the loop; in a comprehension new calls below it."""
         at = self._levels[level]
         if at.execution.statement is not None and at.execution.statement.repeats_at(at.position):
+            at.execution.turns += 1
+            at.position = self._at[level]
             self._push(path, self._levels[: level + 1])
         else:
             self._again(level, path)
@@ -413,11 +294,26 @@ class Reader:
                 caller = levels[-1]
                 name = _function_name(frame[0])
                 direct = self._direct[len(levels)]
-                activation = Activation(name, caller.execution, caller.position, frame[0], direct)
+                turn = caller.execution.turns
+                activation = Activation(name, caller.execution, caller.position, frame[0], direct, turn)
             else:
                 activation = self.root
-            levels.append(_Level(frame, Execution(self._statement(frame), activation), _location(frame)))
+            position = self._at[len(levels)]
+            levels.append(_Level(frame, Execution(self._statement(frame), activation), position, frame))
         self._levels = levels
+
+    def _may_begin_again(self, level: int) -> bool:
+        """Whether the calls below a loop's level can be over and begun anew, with nothing traced elsewhere.
+
+        Else a library went back in its own code.
+        """
+        loop = self._levels[level].execution.statement
+        if loop is not None and loop.loops and not loop.is_alone:
+            return False
+        return all(
+            at.started == at.frame and (at.execution.statement is None or at.execution.statement.is_last)
+            for at in self._levels[level + 1 :]
+        )
 
     def _loop_above(self, levels: int) -> int | None:
         """The innermost of the first levels that a loop or a comprehension can repeat."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import unicodedata
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from overbar.graph.derivatives.constants import MODULES
 from overbar.graph.model import Node
-from overbar.graph.names import barred, symbol
+from overbar.graph.symbols import barred, symbol
 
 if TYPE_CHECKING:
     from overbar.graph import Graph
@@ -19,46 +22,79 @@ if TYPE_CHECKING:
 WIDEST = 60  # of the forward column
 
 
+Row = tuple[str, "str | Node | None"]  # a node's line is written only if it is shown
+
+
 def columns(graph: Graph, *, depth: int = 1, most: int = 60, width: int | None = None) -> str:
     """The nodes in order on the left; on the right, to be read from below, how each gets its bar."""
     values = graph.is_concrete
     bars = values and graph.bars_or_why()[0]
-    rows: list[tuple[str, str | None]] = [("forward", "backward"), ("", "")]
+    rows: list[tuple[list[str], str | None]] = [(["forward"], "backward"), ([""], "")]
+    for left, right in _cut(_rows(graph, depth, most, width), most):
+        if isinstance(right, Node):
+            lines = _folded(forward_parts(right, values), min(WIDEST, width or WIDEST) - _width(left))
+            rows.append(([left + line for line in lines], backward_text(right, bars)))
+        else:
+            rows.append(([left], right))
+    column = max(_width(line) for lefts, right in rows if right is not None for line in lefts)
+    found = []
+    for lefts, right in rows:
+        found.append((lefts[0] + " " * max(column - _width(lefts[0]) + 3, 1) + (right or "")).rstrip())
+        found += lefts[1:]
+    if width is not None and max(map(_width, found)) > width:
+        found = [line for lefts, right in rows for line in _stacked(lefts, right or "")]
+    return "\n".join(found)
+
+
+def _rows(graph: Graph, depth: int, most: int, width: int | None) -> list[Row]:
+    """A row for each node, and for each group that begins; of too many, the inner groups are closed."""
+    rows: list[Row] = []
+    placed = _placed(graph)
+    level = _levels_open(placed, most)
     open_groups: tuple[Any, ...] = ()
-    waiting: list[tuple[str, str | Node | None]] = []  # a node's line is written only if it is shown
-    for node, groups in _placed(graph):
-        shared = _shared(open_groups, groups)
-        for level, group in enumerate(groups[shared:], start=shared):
-            waiting.append(("  " * level + f"▾ {group.name}", ""))
+    for groups, together in itertools.groupby(placed, key=lambda row: row[1][: level + 1]):
+        nodes = [node for node, _ in together]
+        closed = len(groups) > level and len(nodes) > 1
+        for i in range(_shared(open_groups, groups), len(groups)):
+            shut = closed and i == level
+            rows.append(
+                ("  " * i + f"{'▸' if shut else '▾'} {groups[i].name}{f', {len(nodes)} nodes to' * shut}", "")
+            )
         open_groups = groups
         margin = "  " * len(groups)
-        waiting.append((margin, node))
-        if depth:
-            for name, inner in node.inner.items():
-                waiting += _opened(node, name, inner, margin + "  ", depth, width)
-    if len(waiting) > most:
-        half = most // 2
-        note = f"… {len(waiting) - 2 * half} more; graph.text(most=...) shows them"
-        waiting = [*waiting[:half], (note, ""), *waiting[len(waiting) - half :]]
-    for left, right in waiting:
-        if isinstance(right, Node):
-            made = forward_text(right, values, WIDEST - len(left))
-            rows.append((left + made, backward_text(right, bars)))
-        else:
-            rows.append((left, right))
-    column = max(_width(left) for left, right in rows if right is not None)
-    lines = [
-        (left + " " * max(column - _width(left) + 3, 1) + (right or "")).rstrip() for left, right in rows
-    ]
-    if width is not None and max(map(_width, lines)) > width:
-        lines = [line for left, right in rows for line in _stacked(left, right or "")]
-    return "\n".join(lines)
+        for node in nodes[-1:] if closed else nodes:
+            rows.append((margin, node))
+            if depth and len(rows) < 4 * most:
+                for name, inner in node.inner.items():
+                    rows += _opened(node, name, inner, margin + "  ", depth, width)
+    return rows
 
 
-def _stacked(left: str, right: str) -> list[str]:
+def _levels_open(placed: Sequence[tuple[Node, tuple[Any, ...]]], most: int) -> int:
+    """How many levels of groups are shown open, so that there are no more rows than `most` if possible."""
+    deepest = max((len(groups) for _, groups in placed), default=0)
+    if len(placed) + len({groups for _, groups in placed}) <= most:
+        return deepest
+    for level in range(deepest - 1, -1, -1):
+        rows = {groups[: level + 1] if len(groups) > level else node for node, groups in placed}
+        if 2 * len(rows) <= most:
+            return level
+    return 0
+
+
+def _cut(rows: list[Row], most: int) -> list[Row]:
+    """No more than so many rows: what lies between is told by its number."""
+    if len(rows) <= most:
+        return rows
+    half = most // 2
+    note = f"… {len(rows) - 2 * half} more; graph.text(most=...) shows them"
+    return [*rows[:half], (note, ""), *rows[len(rows) - half :]]
+
+
+def _stacked(lefts: list[str], right: str) -> list[str]:
     """The two columns of a row below each other, where they do not fit beside each other."""
-    margin = " " * (len(left) - len(left.lstrip()) + 4)
-    return [left, margin + right] if right else [left]
+    margin = " " * (len(lefts[0]) - len(lefts[0].lstrip()) + 4)
+    return [*lefts, margin + right] if right else lefts
 
 
 def _placed(graph: Graph) -> list[tuple[Node, tuple[Any, ...]]]:
@@ -85,9 +121,7 @@ def _shared(one: tuple[Any, ...], other: tuple[Any, ...]) -> int:
     return shared
 
 
-def _opened(
-    node: Node, name: str, inner: Graph, margin: str, depth: int, width: int | None
-) -> list[tuple[str, str | Node | None]]:
+def _opened(node: Node, name: str, inner: Graph, margin: str, depth: int, width: int | None) -> list[Row]:
     """The body of a loop, branch or call, with columns of its own."""
     times = f", {node.trips} times" if node.trips is not None else ""
     title = f"{margin}▾ {name}{times}"
@@ -97,14 +131,27 @@ def _opened(
     return [(title, None), *((margin + "  " + line, None) for line in body)]
 
 
-def forward_text(node: Node, values: bool, widest: int = WIDEST) -> str:
+def forward_text(node: Node, values: bool) -> str:
     """z = w * x + b = 2.5, or an input with its value; a type where there is no value."""
+    return "".join(forward_parts(node, values))
+
+
+def forward_parts(node: Node, values: bool) -> tuple[str, str]:
+    """z = w * x + b, and what it is."""
     made = f" = {spoken(node.operation)}" if node.operation else ""
-    shown = "" if node.several else _shown(node, node.value if values else None)
-    room = max(widest - _width(node.symbol) - _width(shown), 16)
-    if len(made) > room:
-        made = made[: room - 1] + "…"
-    return node.symbol + made + shown
+    return node.symbol + made, "" if node.several else _shown(node, node.value if values else None)
+
+
+def _folded(parts: tuple[str, str], widest: int) -> list[str]:
+    """A long statement over several lines, folded between words; what it is stays in one piece."""
+    words = [word for word in parts[0].split(" ") if word]
+    lines = [words[0]]
+    for word in [" " + word for word in words[1:]] + [parts[1]] * bool(parts[1]):
+        if _width(lines[-1] + word) <= max(widest, 24):
+            lines[-1] += word
+        else:
+            lines.append("    " + word.lstrip())
+    return lines
 
 
 def backward_text(node: Node, values: bool) -> str:
@@ -137,7 +184,9 @@ class _Spoken(ast.NodeTransformer):
     def visit_Name(self, node: ast.Name) -> ast.Name:
         return ast.Name(symbol(node.id))
 
-    def visit_Attribute(self, node: ast.Attribute) -> ast.Attribute:
+    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
+        if isinstance(node.value, ast.Name) and node.value.id in MODULES:
+            return ast.Name("π") if node.attr == "pi" else node
         visited = self.visit(node.value)
         return ast.Attribute(visited, symbol(node.attr), node.ctx)
 
@@ -156,7 +205,7 @@ def _shown(node: Node, value: Any) -> str:
     kind = f"{node.dtype}[{','.join(map(str, node.shape))}]"
     if value is None:
         return f" : {kind}"
-    if jnp.issubdtype(node.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(node.dtype, jax.dtypes.prng_key) or node.dtype == jax.dtypes.float0:
         return f" : {kind}"
     array = np.asarray(value)
     if array.ndim == 0:

@@ -14,8 +14,9 @@ from overbar._adapter import calls_of, frames_of, opened, source_of
 from overbar.graph.cones import bodies
 from overbar.graph.graph import Graph, Level
 from overbar.graph.model import GraphError
-from overbar.graph.names import argument_name, is_word
+from overbar.graph.paths import argument_name
 from overbar.graph.source import Home, Reader, line_of
+from overbar.graph.symbols import is_word
 
 
 def make_graph(f: Callable[..., Any], *, level: Level = "statement") -> Callable[..., Graph]:
@@ -131,9 +132,7 @@ def _traced(title: str, flat: Callable[..., Any], specs: list[Any]) -> Any:
         first = (str(error).strip().splitlines() or [""])[0]
         if isinstance(error, jax.errors.TracerArrayConversionError):
             why, help = "NumPy is given a value in it", "Use jax.numpy in its place."
-        elif isinstance(error, _OF_A_VALUE) or first.startswith(
-            "Only integer scalar arrays can be converted"
-        ):
+        elif isinstance(error, _OF_A_VALUE) or first.startswith(_AS_A_SIZE):
             why = "a shape, an index or a branch in it depends on a value"
             help = "Use jnp.where, jax.lax.cond or a size that is known, or pass that value as a Python int."
         else:
@@ -154,6 +153,9 @@ _OF_A_VALUE = (
     jax.errors.NonConcreteBooleanIndexError,
     jax.errors.TracerIntegerConversionError,
 )
+
+
+_AS_A_SIZE = ("Only integer scalar arrays can be converted", "Shapes must be 1D sequences of concrete values")
 
 
 def _raised_at(error: BaseException) -> str:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+QUOTIENT = 1.5
+_RAISED = tuple("⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 _SUBSCRIPTS = str.maketrans("0123456789,", "₀₁₂₃₄₅₆₇₈₉,")
 Shape = tuple[int, ...]
 
@@ -28,20 +30,34 @@ class Text:
     Attributes:
       text: as written.
       shape: of the array it stands for.
-      tight: how it holds together: 3 a name or a call, 2 a product, 1 a sum.
+      tight: how it holds together: 3 a name or a call, 2 a product, QUOTIENT, 1 a sum.
       product: its factors, where it is a product of matrices.
+      kept: its shape if the axes summed over stay, with size 1: Σ₁ x is read either way.
     """
 
     text: str
     shape: Shape = ()
-    tight: int = 3
+    tight: float = 3
     product: tuple[Text, ...] = ()
+    kept: Shape | None = None
 
-    def at(self, tight: int) -> str:
+    def at(self, tight: float) -> str:
         return self.text if self.tight >= tight else f"({self.text})"
 
     def powered(self, n: Any) -> Text:
-        return self if n == 1 else replace(self, text=f"{self.at(3)}{superscript(n)}", tight=3, product=())
+        return self if n == 1 else replace(self, text=f"{self.base}{superscript(n)}", tight=3, product=())
+
+    @property
+    def base(self) -> str:
+        """As it is raised to a power: a power itself in parentheses."""
+        raised = self.text[-1:] in _RAISED or "^" in self.text
+        return f"({self.text})" if raised else self.at(3)
+
+    def expanded(self, wide: Shape) -> Text:
+        """With axes of size 1 added: [:, None]."""
+        if wide in (self.shape, self.kept):
+            return replace(self, shape=wide)
+        return Text(f"{self.at(3)}{inserted(self.shape, wide)}", wide)
 
     @property
     def transposed(self) -> Text:
@@ -58,9 +74,7 @@ def multiplied(*matrices: Text) -> Text:
     factors = tuple(f for m in matrices for f in (m.product or (m,)))
     shape = factors[0].shape
     for factor in factors[1:]:
-        left, right = shape[:-1], factor.shape[:-2] + factor.shape[-1:]
-        shape = (*left, factor.shape[-1]) if len(factor.shape) > 1 else left
-        del right
+        shape = (*shape[:-1], factor.shape[-1]) if len(factor.shape) > 1 else shape[:-1]
     return Text(" ".join(f.at(3) for f in factors), shape, 2, factors)
 
 
@@ -85,6 +99,14 @@ class Term:
     def shape(self) -> Shape:
         return broadcast(*(f.shape for f in (*self.factors, *self.divisors)))
 
+    def dropped(self) -> Term:
+        """Without the axes that were summed over."""
+
+        def drop(text: Text) -> Text:
+            return replace(text, shape=solid(text.shape)) if text.shape == text.kept else text
+
+        return replace(self, factors=tuple(map(drop, self.factors)), divisors=tuple(map(drop, self.divisors)))
+
     def text(self) -> Text:
         number: Fraction | float = self.number
         divisors = _powers(self.divisors)
@@ -101,6 +123,9 @@ class Term:
         joined = " ".join(words)
         rank = 0
         factors = _powers(self.factors)
+        settled_ones = settled([*factors, *divisors])
+        factors, divisors = settled_ones[: len(factors)], settled_ones[len(factors) :]
+        factors.sort(key=lambda f: f.text.startswith("Σ") and bool(f.shape))  # what a sum holds is plain so
         for i, factor in enumerate(factors):
             both = rank and len(factor.shape)
             # A product of matrices among other arrays is kept apart; a sum holds what follows it.
@@ -109,23 +134,44 @@ class Term:
             joined += (" ⊙ " if both else " " if joined else "") + factor.at(2 if loose else 3)
             rank = max(rank, len(factor.shape))
         if divisors:
-            under = " ".join(d.at(3) for d in divisors)
+            under, rank = "", 0
+            for divisor in divisors:
+                both = rank and len(divisor.shape)
+                under += (" ⊙ " if both else " " if under else "") + divisor.at(3)
+                rank = max(rank, len(divisor.shape))
             joined = f"{joined or '1'} / {under if len(divisors) == 1 else f'({under})'}"
         simple = len(factors) == 1 and not words and not divisors and not sign
-        return factors[0] if simple else Text(sign + (joined or "1"), self.shape, 2)
+        return (
+            factors[0]
+            if simple
+            else Text(
+                sign + (joined or "1"), self.shape, QUOTIENT if divisors else 2, kept=_kept(factors, divisors)
+            )
+        )
 
-    def mapped(self, form: Callable[[Text], Text]) -> Term:
-        """The arrays in it put through a linear map; numbers and scalars stay outside."""
+    def mapped(self, form: Callable[[Text], Text], *, scalars: bool = False) -> Term:
+        """The arrays in it put through a linear map; numbers and scalars stay outside.
+
+        Args:
+          form: the map.
+          scalars: whether a term without an array can be put through it as well.
+        """
         inside = [f for f in self.factors if f.shape]
         below = [d for d in self.divisors if d.shape]
-        if not inside and below:
-            raise Unknown
+        if scalars and not inside and not below:
+            return Term(self.number, (form(replace(self, number=Fraction(1)).text()),))
         outside = tuple(f for f in self.factors if not f.shape)
         under = tuple(d for d in self.divisors if not d.shape)
-        if not inside:
+        if not inside and not below:
             raise Unknown
         within = form(Term(Fraction(1), tuple(inside), tuple(below)).text())
         return Term(self.number, (*outside, within), under)
+
+
+def _kept(factors: Sequence[Text], divisors: Sequence[Text]) -> Shape | None:
+    """Of a product with one array in it, that array's."""
+    arrays = [f for f in (*factors, *divisors) if f.shape]
+    return arrays[0].kept if len(arrays) == 1 else None
 
 
 def _powers(texts: Sequence[Text]) -> list[Text]:
@@ -154,6 +200,25 @@ def fits(shape: Shape, whole: Shape) -> bool:
         return False
 
 
+def settled(texts: Sequence[Text]) -> list[Text]:
+    """Texts beside each other, with [:, None] where an axis that stays would be read as one that goes."""
+    return [_settled(text, [t.shape for j, t in enumerate(texts) if j != i]) for i, text in enumerate(texts)]
+
+
+def _settled(text: Text, others: Sequence[Shape]) -> Text:
+    if text.kept is None or text.shape != text.kept or not any(others):
+        return text
+    gone = solid(text.shape)
+    if text.shape[len(text.shape) - len(gone) :] == gone:  # it is the same either way
+        return text
+    try:
+        differs = np.broadcast_shapes(gone, *others) != np.broadcast_shapes(text.shape, *others)
+    except ValueError:
+        return text
+    wider = differs and max(map(len, others)) >= len(text.shape)  # then it is seen that the axis stays
+    return text if wider else Text(f"{text.at(3)}{inserted(gone, text.shape)}", text.shape)
+
+
 def solid(shape: Shape) -> Shape:
     """Without its axes of size 1."""
     return tuple(n for n in shape if n != 1)
@@ -166,8 +231,11 @@ def aligned(term: Term, shape: Shape) -> Term:
     if solid(term.shape) != solid(shape):
         raise Unknown
     if len(term.shape) > len(shape):
+        dropped = term.dropped()
+        if len(dropped.factors) and fits(dropped.shape, shape):
+            return dropped
         return term.mapped(lambda t: Text(f"squeeze({t.text})", shape))
-    return term.mapped(lambda t: Text(f"{t.at(3)}{inserted(t.shape, shape)}", shape))
+    return term.mapped(lambda t: t.expanded(shape))
 
 
 def inserted(shape: Shape, wide: Shape) -> str:
@@ -184,6 +252,8 @@ def inserted(shape: Shape, wide: Shape) -> str:
 
 
 def exact(number: Any) -> Fraction | float:
+    if np.iscomplexobj(number):
+        raise Unknown
     value = float(number)
     if not np.isfinite(value):
         raise Unknown
@@ -215,6 +285,16 @@ def superscript(n: Any) -> str:
 
 def subscript(axes: Sequence[int]) -> str:
     return ",".join(map(str, axes)).translate(_SUBSCRIPTS)
+
+
+def sized(shape: Sequence[int]) -> str:
+    """₃ₓ₄, after 𝟎 and 𝟏."""
+    return subscript(shape).replace(",", "ₓ")
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """(3, 4), an argument of reshape."""
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
 
 
 def index(parts: Sequence[str]) -> str:
