@@ -21,7 +21,7 @@ from overbar import Rule, Sample
 from overbar.check.exact import NotExact, exact_bars
 
 POINTS = 300
-MOST = 60_000  # additions of one evaluation with mpmath
+MOST = 150_000  # additions of one evaluation with mpmath
 LEAST = 1e-4  # of the size of ȳ: a bar that is smaller throughout is what rounding has left of 0
 TINY = float(np.finfo(np.float32).tiny)
 

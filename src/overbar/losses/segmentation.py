@@ -110,9 +110,7 @@ def _dice_bars(
     elif x.shape[-1] == 1:
         x_bar = p_bar * (p * (1 - p))
     else:
-        along = once(
-            jnp.sum(p * p_bar, axis=-1, keepdims=True)
-        )
+        along = once(jnp.sum(p * p_bar, axis=-1, keepdims=True))
         x_bar = p * (p_bar - along)  # (5)
     return {
         "predictions": x_bar,
