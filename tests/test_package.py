@@ -17,6 +17,7 @@ FLOORS = {
     "_dtypes": 0,
     "_contract": 0,
     "_adapter": 0,
+    "_jax_nn": 0,
     "_tails": 1,
     "rule": 1,
     "elementwise": 1.5,  # rules of one row, upon the rule

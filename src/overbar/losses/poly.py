@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from overbar._dtypes import computing
 from overbar._jax_nn import jax_nn
+from overbar._tails import once
 from overbar.losses._inputs import Axis, bar_of, beside, real_floats, spread, where_given
 from overbar.rule import Sample, rule
 
@@ -88,7 +89,7 @@ def poly_forward(
 # Derivation for L = Σ_i t_i (ε (1 − p_i) − log p_i), p = softmax(x), over the classes that count.
 #   (1) d log p_i = ẋ_i − Σ_j p_j ẋ_j, and ṗ_i = p_i d log p_i
 #   (2) L̇ = −Σ_i t_i (1 + ε p_i) (ẋ_i − Σ_j p_j ẋ_j) + Σ_i (ε (1 − p_i) − log p_i) ṫ_i + Σ_i t_i (1 − p_i) ε̇
-#   (3) x̄ = p (L̄ Σ_i t_i (1 + ε p_i) − L̄ ε t) − L̄ t: one number a row, then one pass
+#   (3) x̄ = L̄ (p Σ_i t_i − t) + L̄ ε p (Σ_i t_i p_i − t), each difference 0 where p is certain
 #   (4) t̄ = L̄ (ε (1 − p) − log p)
 #   (5) ε̄ = Σ L̄ Σ_i t_i (1 − p_i)
 @poly_loss_cross_entropy.backward
@@ -104,10 +105,10 @@ def poly_backward(residuals: Mapping[str, Any], y_bar: jax.Array, axis: Axis) ->
     log_p = where_given(where, jax_nn.log_softmax(x, axis=axis, where=where))
 
     def total(terms: jax.Array) -> jax.Array:
-        return jnp.sum(terms, axis=axis, keepdims=True)
+        # Fused with what follows the sum, XLA would have all that was broadcast written out.
+        return once(jnp.sum(terms, axis=axis, keepdims=True))
 
-    row = L_bar * (total(t) + e * total(t * p))
-    x_bar = p * (row - L_bar * e * t) - L_bar * t  # (3)
+    x_bar = L_bar * ((p * total(t) - t) + e * p * (total(t * p) - t))  # (3)
     t_bar = L_bar * (e * (1 - p) - log_p)  # (4)
     return {
         "logits": bar_of(logits, where_given(where, x_bar)),
