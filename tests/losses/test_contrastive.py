@@ -97,3 +97,12 @@ def test_refuses():
         losses.ntxent(jnp.ones((2, 3)), jnp.arange(3))
     with pytest.raises(RuleError, match=r"rule losses\.triplet_margin_loss: expected arrays.*float32\[4,3\]"):
         losses.triplet_margin_loss(jnp.ones((2, 3)), jnp.ones((2, 3)), jnp.ones((4, 3)))
+
+
+def test_a_negative_infinitely_far_ends_the_triplet():
+    a, p, n = jnp.zeros((2, 3)), jnp.ones((2, 3)), jnp.array([[jnp.inf, 0.0, 0.0], [1.0, 1.0, 2.0]])
+    bars = jax.grad(lambda *xs: losses.triplet_margin_loss(*xs, margin=2.0).sum(), (0, 1, 2))(a, p, n)
+    for bar in bars:
+        np.testing.assert_array_equal(bar[0], 0)
+        assert jnp.isfinite(bar).all()
+        assert jnp.any(bar[1] != 0)

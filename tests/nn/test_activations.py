@@ -342,6 +342,14 @@ def test_gelu_by_tanh_has_the_bars_of_jax_grad(order):
     np.testing.assert_array_equal(jax.vmap(jax.grad(nn.gelu))(jnp.array([-1e30, 1e30])), [0, 1])
 
 
+@pytest.mark.parametrize("x", [100.0, -100.0])
+def test_squareplus_of_a_negative_b(x):
+    """√(x² + b) is less than |x| then."""
+    with jax.enable_x64(True):
+        want = jax.grad(jax.nn.squareplus)(jnp.float64(x), jnp.float64(-10.0))
+    np.testing.assert_allclose(jax.grad(nn.squareplus)(x, -10.0), want, rtol=4e-7)
+
+
 def test_squareplus_takes_an_integer_b():
     got, want = (jax.grad(lambda x, f=f: f(x, 2))(0.5) for f in (nn.squareplus, jax.nn.squareplus))
     np.testing.assert_allclose(got, want, rtol=1e-6)

@@ -328,16 +328,21 @@ def triplet_margin_loss_backward(residuals: Mapping[str, Any], y_bar: jax.Array,
     near, far = (_root(s, k) for s in sums)
     slack = near - far + margin
     half = jnp.where(slack == 0, 0.5, 1.0).astype(wide)
-    h_bar = jnp.where(slack >= 0, half * y_bar.astype(wide), jnp.zeros((), wide))  # (1)
+    ends = slack < 0  # also where a negative is infinitely far
+
+    def unless_it_ends(bar: jax.Array) -> jax.Array:
+        return jnp.where(ends if bar.ndim == ends.ndim else jnp.expand_dims(ends, axes), 0.0, bar)
+
+    h_bar = unless_it_ends(half * y_bar.astype(wide))  # (1)
     bars: dict[str, Any] = {}
     spread, of_eps, of_k = [], [], []
     for x, s, d, d_bar in ((ap, sums[0], near, h_bar), (an, sums[1], far, -h_bar)):
-        share = d_bar * d / s
-        spread.append(jnp.expand_dims(share, axes) * _power(x, k - 1))  # (3)
+        share = unless_it_ends(d_bar * d / s)
+        spread.append(unless_it_ends(jnp.expand_dims(share, axes) * _power(x, k - 1)))  # (3)
         of_eps.append(share / k.astype(wide))
         if is_float(k):
             logs = jnp.where(x == 0, jnp.zeros((), wide), _power(x, k) * jnp.log(jnp.where(x == 0, 1.0, x)))
-            of_k.append(share / k * logs.sum(axis) - d_bar * d * jnp.log(s) / (k * k))
+            of_k.append(unless_it_ends(share / k * logs.sum(axis) - d_bar * d * jnp.log(s) / (k * k)))
     bars["positives"], bars["negatives"] = -spread[0], -spread[1]  # (4)
     bars["anchors"] = spread[0] + spread[1]
     bars |= {"margin": h_bar, "eps": of_eps[0] + of_eps[1]}

@@ -336,7 +336,8 @@ def _root(x: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, 
 @jax.custom_jvp
 def _times_squareplus_slope(y_bar: jax.Array, x: jax.Array, b: jax.Array) -> jax.Array:
     s, left = once(size_of(x)), x < 0
-    root = jnp.maximum(s, _root(x, b)[1])
+    _, root, _, beyond = _root(x, b)
+    root = jnp.where(beyond, s, root)
     part = once(0.5 * jnp.where(left, b, s) / root)
     return y_bar * jnp.where(left, part, 0.5 + part) / jnp.where(left, root + s, 1.0)  # (4), (3)
 
