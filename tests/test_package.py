@@ -18,6 +18,7 @@ FLOORS = {
     "_contract": 0,
     "_adapter": 0,
     "_jax_nn": 0,
+    "_like": 0,
     "_tails": 1,
     "rule": 1,
     "elementwise": 1.5,  # rules of one row, upon the rule

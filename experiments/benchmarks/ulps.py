@@ -64,7 +64,10 @@ def is_elementwise(twin: Any) -> bool:
 
 
 def swept(sample: Sample, key: jax.Array) -> Sample:
-    """The sample with numbers of both signs and all sizes for its first float array; others as they were."""
+    """The sample with numbers of both signs and all sizes for its first float array.
+
+    Other arrays of that shape are made as long, of their own values; numbers stay.
+    """
     exponents = np.linspace(-37.5, 38, POINTS // 2)
     dense = np.linspace(-110, 110, POINTS)
     x = np.concatenate([-(10.0**exponents), 10.0**exponents, dense]).astype(np.float32)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from overbar._contract import RuleError, is_float
 from overbar._dtypes import computing
+from overbar._like import cast, summed_to
 from overbar.rule import Rule, Sample, call_by_name, registry
 
 P = ParamSpec("P")
@@ -123,14 +124,14 @@ def elementwise(
         def backward(residuals: Mapping[str, Any], y_bar: Any, **options: Any) -> Any:
             def bar(form: Form, wanted: tuple[str, ...], like: Any) -> Any:
                 wide = y_bar.dtype if not set(wanted) & set(forms) else computing(y_bar.dtype)
-                seen = {n: None if r is None else _cast(r, wide) for n, r in residuals.items()}
-                values = {**seen, **options, "y_bar": _cast(y_bar, wide)}
+                seen = {n: None if r is None else cast(r, wide) for n, r in residuals.items()}
+                values = {**seen, **options, "y_bar": cast(y_bar, wide)}
                 result = jnp.asarray(form(**{n: values[n] for n in wanted}))
                 if result.dtype == bool:
                     result = jnp.where(result, values["y_bar"], jnp.zeros_like(values["y_bar"]))
                 elif "y_bar" not in wanted:
                     result = values["y_bar"] * result
-                return _cast(_summed_to(like.shape, result), like.dtype)
+                return cast(summed_to(like.shape, result), like.dtype)
 
             if len(forms) == 1:
                 if accurate is not None and wants_accurate(options):
@@ -170,20 +171,6 @@ def _check_forms(made: Rule[..., Any], inputs: set[str], used: set[str], accurat
         raise RuleError(
             f"rule {made.name}: accurate is for the option accuracy, which its primal does not have."
         )
-
-
-def _summed_to(shape: tuple[int, ...], bar: jax.Array) -> jax.Array:
-    """The bar of an input of this shape, which was broadcast to that of bar: the sum over its copies."""
-    if bar.shape == shape:
-        return bar
-    new = bar.ndim - len(shape)
-    repeated = [i for i in range(bar.ndim) if i < new or (shape[i - new] == 1 != bar.shape[i])]
-    return jnp.sum(bar, axis=repeated).reshape(shape)
-
-
-def _cast(x: jax.Array, dtype: Any) -> jax.Array:
-    """astype, except that a weak type, that of a Python number, stays weak where nothing changes."""
-    return x if x.dtype == dtype else x.astype(dtype)
 
 
 def _elementwise_samples(kinks: tuple[float, ...], key: jax.Array) -> Iterator[Sample]:

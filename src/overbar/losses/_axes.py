@@ -1,4 +1,4 @@
-"""What losses over an axis have in common: the axes checked, masks spread, bars of what was broadcast."""
+"""What losses over an axis have in common: the axes checked, masks spread."""
 
 from __future__ import annotations
 
@@ -43,15 +43,6 @@ def spread_mask(where: Any, axes: Axes, rank: int) -> jax.Array | None:
         return None
     mask = jnp.asarray(where)
     return mask if mask.ndim == rank else jnp.expand_dims(mask, tuple(range(rank)) if axes is None else axes)
-
-
-def summed_to(shape: tuple[int, ...], bar: jax.Array) -> jax.Array:
-    """The bar of an input of this shape that was broadcast to that of bar: the sum over its copies."""
-    if bar.shape == shape:
-        return bar
-    new = bar.ndim - len(shape)
-    copied = [i for i in range(bar.ndim) if i < new or (shape[i - new] == 1 != bar.shape[i])]
-    return jnp.sum(bar, axis=copied).reshape(shape)
 
 
 def together(*arrays: jax.Array) -> list[jax.Array]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from overbar._contract import RuleError, describe, is_float
-from overbar.elementwise import _summed_to
+from overbar._like import summed_to
 
 Axis = int | Sequence[int] | None
 
@@ -50,9 +50,6 @@ def where_given(where: jax.Array | None, x: jax.Array, other: float = 0.0) -> ja
 def spread(y_bar: jax.Array, axis: Axis, ndim: int) -> jax.Array:
     """The bar of a sum over some axes of an array, with these axes again, of size 1."""
     return jnp.expand_dims(y_bar, tuple(range(ndim)) if axis is None else axis)
-
-
-summed_to = _summed_to
 
 
 def bar_of(x: jax.Array, bar: jax.Array) -> jax.Array:

@@ -19,15 +19,8 @@ from jax.typing import ArrayLike
 from overbar._contract import RuleError, describe, is_float
 from overbar._dtypes import computing, widest
 from overbar._jax_nn import jax_nn
-from overbar.losses._axes import (
-    Axes,
-    check_axis,
-    check_float,
-    check_integers,
-    spread_mask,
-    summed_to,
-    together,
-)
+from overbar._like import summed_to
+from overbar.losses._axes import Axes, check_axis, check_float, check_integers, spread_mask, together
 from overbar.rule import Sample, rule
 
 

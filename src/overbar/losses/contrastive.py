@@ -11,7 +11,8 @@ from jax.typing import ArrayLike
 
 from overbar._contract import RuleError, describe, is_float
 from overbar._dtypes import computing, widest
-from overbar.losses._axes import check_axis, check_float, summed_to
+from overbar._like import summed_to
+from overbar.losses._axes import check_axis, check_float
 from overbar.rule import Sample, rule
 
 

@@ -12,7 +12,8 @@ from jax.typing import ArrayLike
 from overbar._contract import RuleError, describe, is_float
 from overbar._dtypes import computing
 from overbar._jax_nn import jax_nn
-from overbar.losses._axes import check_float, summed_to, together
+from overbar._like import summed_to
+from overbar.losses._axes import check_float, together
 from overbar.rule import Sample, rule
 
 Max = Callable[..., Any]

@@ -12,7 +12,8 @@ from jax.typing import ArrayLike
 from overbar._contract import RuleError, describe
 from overbar._dtypes import computing, widest
 from overbar._jax_nn import jax_nn
-from overbar.losses._axes import check_float, check_integers, summed_to
+from overbar._like import summed_to
+from overbar.losses._axes import check_float, check_integers
 from overbar.rule import Rule, Sample, rule
 
 _RESIDUALS = {"scores": "s", "labels": "the data"}

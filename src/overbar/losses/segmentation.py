@@ -12,8 +12,9 @@ from jax.typing import ArrayLike
 from overbar._contract import RuleError, describe
 from overbar._dtypes import computing
 from overbar._jax_nn import jax_nn
+from overbar._like import summed_to
 from overbar._tails import once
-from overbar.losses._inputs import Axis, bar_of, beside, real_floats, same_shape, summed_to
+from overbar.losses._inputs import Axis, bar_of, beside, real_floats, same_shape
 from overbar.rule import Sample, rule
 
 LEAST_FREQUENCY = 1e-7  # beside the squared frequency of a class, against a division by 0

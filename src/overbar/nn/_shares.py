@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from overbar.nn._wide import cast, wide
+from overbar._like import cast
+from overbar.nn._wide import wide
 
 UP = 2.0**15  # float16 ends early below 1, and has room above it
 

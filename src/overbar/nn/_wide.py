@@ -1,4 +1,4 @@
-"""What rules over an axis share: half precision computed in float32, sums over copies, refusals."""
+"""What rules over an axis share: half precision computed in float32, axes, refusals."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from overbar._contract import RuleError, describe
 from overbar._dtypes import computing
+from overbar._like import cast
 
 Axis = int | tuple[int, ...] | None
 
@@ -17,20 +18,6 @@ Axis = int | tuple[int, ...] | None
 def wide(x: Any) -> jax.Array:
     """x in the dtype that it is computed in: float32 for the half-precision types, else its own."""
     return cast(jnp.asarray(x), computing(jnp.asarray(x).dtype))
-
-
-def cast(x: jax.Array, dtype: Any) -> jax.Array:
-    """astype, except that a weak type, that of a Python number, stays weak where nothing changes."""
-    return x if x.dtype == dtype else x.astype(dtype)
-
-
-def summed_to(shape: tuple[int, ...], bar: jax.Array) -> jax.Array:
-    """The bar of an input of this shape, which was broadcast to that of bar: the sum over its copies."""
-    if bar.shape == shape:
-        return bar
-    new = bar.ndim - len(shape)
-    copies = [i for i in range(bar.ndim) if i < new or (shape[i - new] == 1 != bar.shape[i])]
-    return jnp.sum(bar, axis=copies).reshape(shape)
 
 
 def shape_of(x: jax.Array) -> jax.Array:

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from overbar.nn._wide import axes_of, cast, size_of, wide
+from overbar._like import cast
+from overbar.nn._wide import axes_of, size_of, wide
 from overbar.nn.normalization import _channel_sample, _check, _normal, _others, _scaled, _spread, _statistics
 from overbar.rule import Sample, rule
 

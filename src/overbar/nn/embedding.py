@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from overbar._contract import RuleError, describe
-from overbar.nn._wide import cast, shape_of, wide
+from overbar._like import cast
+from overbar.nn._wide import shape_of, wide
 from overbar.rule import Sample, rule
 
 

@@ -11,8 +11,9 @@ from jax.typing import ArrayLike
 
 from overbar._contract import RuleError, describe
 from overbar._jax_nn import jax_nn
+from overbar._like import cast
 from overbar._tails import sigmas
-from overbar.nn._wide import axes_of, cast, check_real, wide
+from overbar.nn._wide import axes_of, check_real, wide
 from overbar.rule import Sample, rule
 
 

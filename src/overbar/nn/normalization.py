@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from overbar._contract import RuleError, describe
-from overbar.nn._wide import Axis, axes_of, cast, check_real, size_of, wide
+from overbar._like import cast
+from overbar.nn._wide import Axis, axes_of, check_real, size_of, wide
 from overbar.rule import Sample, rule
 
 Residuals = Mapping[str, Any]

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from overbar._jax_nn import jax_nn
+from overbar._like import cast
 from overbar.nn._shares import hold, times
-from overbar.nn._wide import Axis, cast, check_real, wide
+from overbar.nn._wide import Axis, check_real, wide
 from overbar.rule import Sample, rule
 
 Residuals = Mapping[str, Any]

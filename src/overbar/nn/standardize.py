@@ -11,7 +11,8 @@ from jax.typing import ArrayLike
 
 from overbar._contract import RuleError
 from overbar._jax_nn import jax_nn
-from overbar.nn._wide import Axis, axes_of, cast, check_real, shape_of, size_of, summed_to, wide
+from overbar._like import cast, summed_to
+from overbar.nn._wide import Axis, axes_of, check_real, shape_of, size_of, wide
 from overbar.rule import Sample, rule
 
 Kept = dict[str, Any]
