@@ -7,10 +7,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jax.scipy.special
 from jax.typing import ArrayLike
 
-from overbar._jax_nn import jax_nn
 from overbar._tails import tail
 from overbar.elementwise import elementwise
 from overbar.losses._inputs import real_floats
@@ -61,29 +59,26 @@ def _parts(x: jax.Array, t: jax.Array, gamma: jax.Array) -> _Parts:
     log_s = jnp.log1p(E)
     tiny = info.eps > E
     kappa = jnp.where(tiny, jnp.ones_like(E), log_s / jnp.where(tiny, 1, E))
-    power = _power(u, E, s, h, sure, gamma)
 
     def times_E(v: jax.Array) -> jax.Array:
         return jnp.where(sure, e.times(v, e.q), v)
 
     entropy = jnp.where(sure, kappa, far * u + log_s)
-    return _Parts(sign, u, E, s, near, far, sure, h, entropy, power, times_E)
+    log_r = _log_wrong(*_log_sigmoids(x), t)
+    lost = jnp.where((far == 0) | (near == 0), (-u * near - log_r) - log_s, h / s * jnp.exp(-log_r) - 1)
+    return _Parts(sign, u, E, s, near, far, sure, h, entropy, _power(gamma, log_r, lost), times_E)
 
 
-def _power(u: jax.Array, E: jax.Array, s: jax.Array, h: jax.Array, sure: jax.Array, gamma: jax.Array) -> Any:
-    """v, w -> v (w r^γ) = v (w (h/s)^γ), times e^−γu where the label is sure.
+def _power(gamma: jax.Array, log_r: jax.Array, lost: jax.Array) -> Any:
+    """v, w -> v (w r^γ), where log r is log_r + lost.
 
-    An error of the base or the exponent comes out γ and γu times as large: so what s and the product γu
+    An error of the exponent comes out as large in its power: so what log r and its product with γ
     have lost by rounding is put back.
     """
-    gamma = jnp.minimum(gamma, jnp.finfo(gamma.dtype).max)
-    exponent = jnp.where(sure, gamma * u, jnp.zeros_like(gamma * u))
-    rounded = jnp.where(sure, _product_error(gamma, u, exponent), jnp.zeros_like(exponent))
-    lost = gamma * ((E - (s - 1)) / s) + rounded
-    e = tail(exponent)
-    base = jnp.power(s / h, -gamma)
-    base = base - base * lost
-    return lambda v, w: e.times(v, base * w * e.q)
+    gamma, log_r = jnp.minimum(gamma, jnp.finfo(gamma.dtype).max), -log_r
+    exponent = gamma * log_r
+    e = tail(exponent, _product_error(gamma, log_r, exponent) - gamma * lost)
+    return lambda v, w: e.times(v, w * e.q)
 
 
 def _product_error(a: jax.Array, b: jax.Array, product: jax.Array) -> jax.Array:
@@ -95,6 +90,28 @@ def _product_error(a: jax.Array, b: jax.Array, product: jax.Array) -> jax.Array:
     )
     error = ((a0 * b0 - product) + (a0 * b1 + a1 * b0)) + a1 * b1
     return jnp.where(jnp.abs(error) < 1, error, jnp.zeros_like(error))  # else it is ∞ − ∞, and r^γ is 0
+
+
+def _log_sigmoids(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """log σ(x) and log σ(−x), as `jax.nn.log_sigmoid` computes each, with one logarithm for both."""
+    log_s = jnp.log1p(jnp.exp(-jnp.abs(x)))
+    return -(jnp.maximum(-x, 0) + log_s), -(jnp.maximum(x, 0) + log_s)
+
+
+def _log_wrong(log_p: jax.Array, log_q: jax.Array, t: jax.Array) -> jax.Array:
+    """log r = log ((1 − t) σ(x) + t σ(−x)), with the arithmetic of `jax.scipy.special.logsumexp`.
+
+    Of the two exponentials over the larger one the other is 1: it need not be computed, nor the two
+    be stacked in an array.
+    """
+    a, b = jnp.where(1 - t != 0, log_p, -jnp.inf), jnp.where(t != 0, log_q, -jnp.inf)
+    first = a > b
+    high, low = jnp.where(first, a, b), jnp.where(first, b, a)
+    of_high, of_low = jnp.where(first, 1 - t, t), jnp.where(first, t, 1 - t)
+    most = jnp.where(high == -jnp.inf, 0, high)
+    less = jnp.where(low == -jnp.inf, 0, jnp.exp(low - most) * of_low)
+    r = jnp.where(high == -jnp.inf, 0, of_high) + less
+    return jnp.where(r < 0, jnp.nan, jnp.log(jnp.abs(r)) + most)
 
 
 def _weight(t: jax.Array, alpha: jax.Array | None) -> Any:
@@ -196,10 +213,8 @@ def sigmoid_focal_loss(
     """
     x = real_floats("losses.sigmoid_focal_loss", "logits", logits)
     t = jnp.astype(jnp.asarray(labels), x.dtype)
-    log_p, log_q = jax_nn.log_sigmoid(x), jax_nn.log_sigmoid(-x)
+    log_p, log_q = _log_sigmoids(x)
     entropy = -t * log_p - (1.0 - t) * log_q
-    log_r = jax.scipy.special.logsumexp(
-        jnp.stack([log_p, log_q], axis=-1), axis=-1, b=jnp.stack([1 - t, t], axis=-1)
-    )
+    log_r = _log_wrong(log_p, log_q, t)
     loss = entropy * jnp.exp(gamma * log_r)
     return loss if alpha is None else jnp.asarray((alpha * t + (1.0 - alpha) * (1.0 - t)) * loss)
