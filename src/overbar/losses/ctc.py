@@ -38,6 +38,8 @@ _RESIDUALS = {
     "log_epsilon": "η, a number",
     "phi": "log α of the blank states before each frame",
     "emit": "log α of the label states before each frame",
+    "passed": "log α of the blank states within each frame, once the labels before have passed on",
+    "new": "log α of both after each frame if it is no padding, for the bar of the paddings",
     "last": "log α of both after the last frame",
 }
 _ARRAYS = ("logits", "logit_paddings", "labels", "label_paddings", "log_epsilon")
@@ -90,11 +92,7 @@ class _Lattice:
     def start(self) -> tuple[jax.Array, jax.Array]:
         """log α before the first frame: all in φ_0."""
         phi = (jnp.ones((self.batch, self.number + 1), self.dtype) * self.eta).at[:, 0].set(0.0)
-        return phi, jnp.pad(
-            jnp.ones((self.batch, self.number), self.dtype) * self.eta,
-            ((0, 0), (1, 0)),
-            constant_values=-jnp.inf,
-        )
+        return phi, _shifted(phi[:, 1:], 1, 0, -jnp.inf)
 
     def ends(self) -> jax.Array:
         """Which blank state is the last one of its sequence."""
@@ -102,11 +100,25 @@ class _Lattice:
         return number == self.length[:, None]
 
 
+def _shifted(x: jax.Array, left: int, right: int, fill: float = 0.0) -> jax.Array:
+    """x with more entries before and after the last axis' own."""
+    return jnp.pad(x, [*[(0, 0)] * (x.ndim - 1), (left, right)], constant_values=fill)
+
+
 class _Alphas(NamedTuple):
-    """log α: before each frame (T, B, N + 1), and of the blank and the label states at the end (B, N + 1)."""
+    """log α of the blank states, (T, B, N + 1), and of the label states, with a column of −∞ before them.
+
+    Attributes:
+      phi, emit: before each frame.
+      passed: φ' within each frame.
+      new: φ⁺ (T, B, N + 1) and ε⁺ (T, B, N), of each frame if it is no padding.
+      last: phi and emit after the last frame.
+    """
 
     phi: jax.Array
     emit: jax.Array
+    passed: jax.Array
+    new: tuple[jax.Array, jax.Array]
     last: tuple[jax.Array, jax.Array]
 
 
@@ -116,17 +128,18 @@ def _alphas(lattice: _Lattice) -> _Alphas:
     def frame(before: Any, x: Any) -> Any:
         (phi, emit), (log_emit, log_blank, pad) = before, x
         passed, own = jnp.logaddexp(phi, emit + eta * repeat), emit[:, 1:]
-        next_emit = jnp.logaddexp(passed[:, :-1] + log_emit, own + log_emit)
-        next_phi = jnp.logaddexp(passed + log_blank, emit + log_blank + eta * (1.0 - repeat))
-        next_emit = pad * own + (1.0 - pad) * next_emit
-        next_phi = pad * phi + (1.0 - pad) * next_phi
-        return (next_phi, jax.lax.dynamic_update_slice(emit, next_emit, (0, 1))), before
+        new_emit = jnp.logaddexp(passed[:, :-1] + log_emit, own + log_emit)
+        new_phi = jnp.logaddexp(passed + log_blank, emit + log_blank + eta * (1.0 - repeat))
+        next_emit = pad * own + (1.0 - pad) * new_emit
+        next_phi = pad * phi + (1.0 - pad) * new_phi
+        after = next_phi, jax.lax.dynamic_update_slice(emit, next_emit, (0, 1))
+        return after, (*before, passed, (new_phi, new_emit))
 
     _, log_emit, log_blank = lattice.log_probabilities()
     xs = (log_emit, log_blank, lattice.pad)
     start = vary_over(lattice.start(), varying_axes((xs, repeat, eta)))
-    last, (phi, emit) = jax.lax.scan(frame, start, xs)
-    return _Alphas(phi, emit, last)
+    last, (phi, emit, passed, new) = jax.lax.scan(frame, start, xs)
+    return _Alphas(phi, emit, passed, new, last)
 
 
 def _loss(lattice: _Lattice, alphas: _Alphas) -> jax.Array:
@@ -136,9 +149,7 @@ def _loss(lattice: _Lattice, alphas: _Alphas) -> jax.Array:
 
 def _shares(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     """What part of e^a + e^b each is. Only a − b counts, which where it matters is exact."""
-    q = jnp.exp(-jnp.abs(a - b))
-    large, small = 1 / (1 + q), q / (1 + q)
-    return jnp.where(a >= b, large, small), jnp.where(a >= b, small, large)
+    return jax_nn.sigmoid(a - b), jax_nn.sigmoid(b - a)
 
 
 # Derivation. A frame with label probabilities e, blank probability b (logarithms), padding m and r the
@@ -155,73 +166,85 @@ def _shares(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
 #   (5) ε̄_n = share(ε_n in ε⁺_n) ε̄⁺_n + share(ε_n in φ⁺_{n+1}) φ̄⁺_{n+1} + share(ε_n in φ'_{n+1}) φ̄'_{n+1}
 #       + m ε̄_n. (3) to (5) go from the last frame to the first and add positive terms times −L̄: what
 #       comes out are the posteriors γ of the states, which the textbook has as αβ/p(labels)
-#   (6) ē_n = ε̄⁺_n and b̄ = Σ_n φ̄⁺_n, so ℓ̄_k = Σ_n [k = label n] ē_n + [k = blank] b̄
-#   (7) x̄ = ℓ̄ − p Σ_k ℓ̄ through the log-softmax
-#   (8) m̄ = Σ_n ε̄_n (ε_n − ε⁺_n) + Σ_n φ̄_n (φ_n − φ⁺_n)
-#   (9) η̄ collects what passed at a price of η, and what started there
+#   (6) with (3) in (4) and (5) a frame takes each state's bar from three bars after it: its own, that of
+#       the blank of its column and that of the label in the next column. The factors of all frames and
+#       of both kinds of states are made at once, so that the scan has little to do
+#   (7) ē_n = ε̄⁺_n and b̄ = Σ_n φ̄⁺_n, so ℓ̄_k = Σ_n [k = label n] ē_n + [k = blank] b̄
+#   (8) x̄ = ℓ̄ − p Σ_k ℓ̄ through the log-softmax
+#   (9) m̄ = Σ_n ε̄_n (ε_n − ε⁺_n) + Σ_n φ̄_n (φ_n − φ⁺_n)
+#   (10) η̄ collects what passed at a price of η, and what started there
 def _backward(
-    lattice: _Lattice, alphas: _Alphas, loss_bar: jax.Array, phi_bars: Any, emit_bars: Any
+    lattice: _Lattice, alphas: _Alphas, ended_bar: jax.Array, alpha_bars: tuple[jax.Array, jax.Array] | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The bars of logits, logit_paddings and log_epsilon; phi_bars and emit_bars, those of α, may be None."""
-    repeat, eta, pad = lattice.repeat[None], lattice.eta, lattice.pad
-    phi, emit = alphas.phi, alphas.emit
-    skip, step = emit + eta * repeat, emit + eta * (1.0 - repeat)
-    passed = jnp.logaddexp(phi, skip)
-    phi_to_passed, emit_to_passed = _shares(phi, skip)
-    passed_to_phi, emit_to_phi = _shares(passed, step)
-    passed_to_emit, emit_to_emit = _shares(passed[..., :-1], emit[..., 1:])
-    shares = (phi_to_passed, emit_to_passed, passed_to_phi, emit_to_phi, passed_to_emit, emit_to_emit)
+    """The bars of logits, logit_paddings and log_epsilon.
 
-    def frame(after: Any, x: Any) -> Any:
-        (phi_bar, emit_bar), (m, phi_more, emit_more, shares) = after, x
-        phi_to_passed, emit_to_passed, passed_to_phi, emit_to_phi, passed_to_emit, emit_to_emit = shares
-        phi_bar, emit_bar = phi_bar + phi_more, emit_bar + emit_more
-        phi_new, emit_new = (1.0 - m) * phi_bar, (1.0 - m) * emit_bar  # (2)
-        passed_bar = passed_to_phi * phi_new + jnp.pad(passed_to_emit * emit_new, ((0, 0), (0, 1)))  # (3)
-        before = phi_to_passed * passed_bar + m * phi_bar  # (4)
-        through_phi = (emit_to_phi * phi_new + emit_to_passed * passed_bar)[:, 1:]
-        emit_before = emit_to_emit * emit_new + through_phi + m * emit_bar  # (5)
-        return (before, emit_before), (phi_bar, emit_bar, passed_bar)
+    Args:
+      lattice, alphas: the operands and what forward has kept.
+      ended_bar: those of lse(φ_n, ε_{n−1}) of the last frame, (B, N + 1).
+      alpha_bars: those of phi and emit after each frame where these are given out, both (T, B, N + 1).
+    """
+    repeat, eta, pad = lattice.repeat[None], lattice.eta, lattice.pad[:, None]
+    phi, emit, passed = alphas.phi, alphas.emit, alphas.passed
+    of_passed = _shares(phi, emit + eta * repeat)
+    in_phi, emit_in_phi = _shares(passed, emit + eta * (1.0 - repeat))
+    in_emit, emit_in_emit = _shares(_shifted(passed[..., :-1], 1, 0), emit)
+    in_emit = _next(in_emit)  # in the column of the φ' that they are shares of
 
-    last_bar = jnp.where(lattice.ends(), -loss_bar[:, None], jnp.zeros((), lattice.dtype))
-    if phi_bars is not None:
-        last_bar = last_bar + phi_bars[-1]
-        phi_bars = phi_bars.at[-1].set(0.0)
-    of_phi, of_emit = _shares(*alphas.last)
-    end = (of_phi * last_bar, (of_emit * last_bar)[:, 1:])
-    nothing = jnp.zeros((phi.shape[0], 1, 1), lattice.dtype)
-    xs = (pad, *((nothing, nothing) if phi_bars is None else (phi_bars, emit_bars)), shares)
-    end = vary_over(end, varying_axes(xs))
-    (phi_start, emit_start), (phi_bar, emit_bar, passed_bar) = jax.lax.scan(frame, end, xs, reverse=True)
+    nothing = jnp.zeros_like(phi)
+    by_passed = jnp.stack(of_passed, 1)
+    by_own = pad + (1.0 - pad) * jnp.stack([nothing, emit_in_emit], 1)
+    by_blank = (1.0 - pad) * (in_phi[:, None] * by_passed + jnp.stack([nothing, emit_in_phi], 1))
+    by_next = (1.0 - pad) * (in_emit[:, None] * by_passed)
 
-    every, log_emit, log_blank = lattice.log_probabilities()
-    phi_new, emit_new = (1.0 - pad) * phi_bar, (1.0 - pad) * emit_bar
-    blank_bar = jnp.sum(phi_new, axis=-1).T[:, :, None]  # (6)
+    def frame(bars: jax.Array, x: Any) -> Any:
+        by_own, by_blank, by_next, given_out = x
+        if given_out is not None:
+            bars = bars + jnp.stack(given_out)
+        phi_bar, emit_bar = bars
+        before = by_own * bars + by_blank * phi_bar[None] + by_next * _next(emit_bar)[None]  # (6)
+        return before, bars
+
+    xs = (by_own, by_blank, by_next, alpha_bars)
+    end = vary_over(jnp.stack(_shares(*alphas.last)) * ended_bar[None], varying_axes(xs))
+    start, bars = jax.lax.scan(frame, end, xs, reverse=True)
+
+    every, *_ = lattice.log_probabilities()
+    phi_new, emit_new = ((1.0 - pad) * bars).swapaxes(0, 1)  # (2)
+    blank_bar = jnp.sum(phi_new, axis=-1).T[:, :, None]  # (7)
     is_label = jax_nn.one_hot(lattice.labels, every.shape[2], dtype=lattice.dtype)
-    of_class = jnp.einsum("tbn,bnk->btk", emit_new, is_label, precision=jax.lax.Precision.HIGHEST)
+    of_class = jnp.einsum("tbn,bnk->btk", emit_new[..., 1:], is_label, precision=jax.lax.Precision.HIGHEST)
     is_blank = jnp.arange(every.shape[2]) == lattice.blank
     of_class = of_class + jnp.where(is_blank, blank_bar, jnp.zeros((), lattice.dtype))
     whole = jnp.sum(emit_new, axis=-1).T[:, :, None] + blank_bar
-    logits_bar = of_class - jnp.exp(every) * whole  # (7)
+    logits_bar = of_class - jnp.exp(every) * whole  # (8)
 
-    next_emit = jnp.logaddexp(passed[..., :-1], emit[..., 1:]) + log_emit
-    next_phi = jnp.logaddexp(passed, step) + log_blank
-    pad_bar = jnp.sum(emit_bar * (emit[..., 1:] - next_emit), -1) + jnp.sum(
-        phi_bar * (phi - next_phi), -1
-    )  # (8)
+    pad_bar = jnp.sum(bars[:, 0] * (phi - alphas.new[0]), axis=-1)  # (9)
+    pad_bar = pad_bar + jnp.sum(bars[:, 1, :, 1:] * (emit[..., 1:] - alphas.new[1]), axis=-1)
 
-    skipped = repeat * emit_to_passed * passed_bar + (1.0 - repeat) * emit_to_phi * phi_new
-    eta_bar = jnp.sum(skipped) + jnp.sum(phi_start[:, 1:]) + jnp.sum(emit_start)  # (9)
+    passed_bar = in_phi * phi_new + in_emit * _next(emit_new)  # (3)
+    skipped = repeat * of_passed[1] * passed_bar + (1.0 - repeat) * emit_in_phi * phi_new
+    eta_bar = jnp.sum(skipped) + jnp.sum(start[..., 1:])  # (10)
     return logits_bar, pad_bar.T, eta_bar
 
 
+def _next(x: jax.Array) -> jax.Array:
+    """What stands in the next column, (..., N + 1); 0 in the last."""
+    return _shifted(x[..., 1:], 0, 1)
+
+
 def _bars_of(
-    name: str, residuals: Mapping[str, Any], blank_id: int, loss_bar: jax.Array, alpha_bars: tuple[Any, Any]
+    name: str, residuals: Mapping[str, Any], blank_id: int, loss_bar: jax.Array, *given_out: jax.Array
 ) -> dict[str, Any]:
     inputs = {n: residuals[n] for n in _ARRAYS}
     lattice = _Lattice(name, blank_id, inputs.values())
+    ended_bar = jnp.where(lattice.ends(), -loss_bar[:, None], jnp.zeros((), lattice.dtype))
+    alpha_bars = None
+    if given_out:
+        phi_bar, emit_bar = given_out
+        ended_bar = ended_bar + phi_bar[-1]
+        alpha_bars = phi_bar.at[-1].set(0.0), _shifted(emit_bar, 1, 0)
     alphas = _Alphas(*(residuals[n] for n in _Alphas._fields))
-    x_bar, pad_bar, eta_bar = _backward(lattice, alphas, loss_bar, *alpha_bars)
+    x_bar, pad_bar, eta_bar = _backward(lattice, alphas, ended_bar, alpha_bars)
     bars = {"logits": x_bar, "logit_paddings": pad_bar, "log_epsilon": eta_bar}
     bars["label_paddings"] = jnp.zeros(lattice.labels.shape)
     return {n: bar.astype(inputs[n].dtype) for n, bar in bars.items() if is_float(inputs[n])}
@@ -282,7 +305,7 @@ def ctc_loss_forward(*, blank_id: int, **inputs: jax.Array) -> tuple[jax.Array, 
 
 @ctc_loss.backward
 def ctc_loss_backward(residuals: Mapping[str, Any], y_bar: jax.Array, blank_id: int) -> dict[str, Any]:
-    return _bars_of("losses.ctc_loss", residuals, blank_id, y_bar, (None, None))
+    return _bars_of("losses.ctc_loss", residuals, blank_id, y_bar)
 
 
 @rule(bars=_BARS, residuals=_RESIDUALS, static=("blank_id",), arrays=_ARRAYS, integers=_INTEGERS)
@@ -342,9 +365,7 @@ def ctc_loss_with_forward_probs_forward(
 def ctc_loss_with_forward_probs_backward(
     residuals: Mapping[str, Any], y_bar: tuple[jax.Array, jax.Array, jax.Array], blank_id: int
 ) -> dict[str, Any]:
-    loss_bar, *alpha_bars = y_bar
-    name = "losses.ctc_loss_with_forward_probs"
-    return _bars_of(name, residuals, blank_id, loss_bar, (alpha_bars[0], alpha_bars[1]))
+    return _bars_of("losses.ctc_loss_with_forward_probs", residuals, blank_id, *y_bar)
 
 
 def _by_paths(
