@@ -17,13 +17,16 @@ def hold(e: jax.Array, total: jax.Array, dtype: Any) -> dict[str, Any]:
     """The residuals of shares e/total: e and total as they are, or their quotient in half precision.
 
     e is exactly 1 at the largest entry, where a quotient would round once more. In half precision a
-    total of its own would be rounded more coarsely than the quotient is. Where nothing counts the
-    total is 0, and the shares are 0 with it.
+    total of its own would be rounded more coarsely than the quotient is.
     """
-    total = jnp.where(total == 0, jnp.ones_like(total), total)
     if e.dtype == dtype:
         return {"e": e, "total": total}
     return {"e": cast(e / total * UP if dtype == jnp.float16 else e / total, dtype), "total": None}
+
+
+def nonzero(total: jax.Array) -> jax.Array:
+    """1 where nothing counts and the total is 0: the shares of nothing are 0."""
+    return jnp.where(total == 0, jnp.ones_like(total), total)
 
 
 def times(g: jax.Array, residuals: Any) -> jax.Array:

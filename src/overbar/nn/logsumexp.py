@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 
 from overbar._jax_nn import jax_nn
 from overbar._like import cast, summed_to
-from overbar.nn._shares import hold, times
+from overbar.nn._shares import hold, nonzero, times
 from overbar.nn._wide import Axis, check_real, shape_of, wide
 from overbar.rule import Sample, rule
 
@@ -99,7 +99,7 @@ def logsumexp_forward(
     total = jnp.sum(factors * e, axis=axis, keepdims=True)
     if not return_sign:  # y is nan where the sum is negative, and a constant nan in jax.nn
         total = jnp.where(total < 0, jnp.full_like(total, jnp.inf), total)
-    return y, {**hold(e, total, e.dtype), "b": b, "a": shape_of(a)}
+    return y, {**hold(e, nonzero(total), e.dtype), "b": b, "a": shape_of(a)}
 
 
 # Derivation for y = log s, s = Σ_i b_i e^a_i.
@@ -264,7 +264,7 @@ def _log_sum(a: jax.Array, axis: Axis, keepdims: bool, where: jax.Array | None) 
     total = jnp.sum(e, axis=axis, keepdims=True)
     y = jnp.log(total) + m
     dropped = tuple(range(a.ndim)) if axis is None else axis
-    return y if keepdims else jnp.squeeze(y, dropped), hold(e, total, a.dtype)
+    return y if keepdims else jnp.squeeze(y, dropped), hold(e, nonzero(total), a.dtype)
 
 
 def _spread(y_bar: jax.Array, e: jax.Array, axis: Axis, keepdims: bool) -> jax.Array:

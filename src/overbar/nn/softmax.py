@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 
 from overbar._jax_nn import jax_nn
 from overbar._like import cast
-from overbar.nn._shares import hold, times
+from overbar.nn._shares import hold, nonzero, times
 from overbar.nn._wide import Axis, check_real, wide
 from overbar.rule import Sample, rule
 
@@ -135,13 +135,17 @@ def log_softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -
 
 @log_softmax.forward
 def log_softmax_forward(x: jax.Array, axis: Axis, where: jax.Array | None) -> tuple[jax.Array, Kept]:
-    # The same arithmetic as the primal's, which XLA does once where they are compiled together.
+    # The primal's arithmetic, written out: were the primal called beside it, XLA would still do it once,
+    # but order the two passes so that x̄ comes last, when the exponentials have left the caches.
     entries = wide(x) if where is None else jnp.where(where, wide(x), -jnp.inf)
     m = jnp.max(wide(x), axis=axis, where=where, initial=-jnp.inf, keepdims=True)
-    e = jnp.exp(entries - jax.lax.stop_gradient(m))
-    e = e if where is None else jnp.where(where, e, 0)
-    total = jnp.sum(e, axis=axis, keepdims=True)
-    return log_softmax.primal(x, axis, where), {**hold(e, total, x.dtype), "where": where}
+    shifted = entries - jax.lax.stop_gradient(m)
+    e = jnp.exp(shifted)
+    total = jnp.sum(e, axis=axis, where=where, keepdims=True)
+    y = shifted - jnp.log(total)
+    if where is not None:
+        y, e, total = jnp.where(where, y, -jnp.inf), jnp.where(where, e, 0), nonzero(total)
+    return cast(y, x.dtype), {**hold(e, total, x.dtype), "where": where}
 
 
 # Derivation for y_i = x_i − log Σ_j e^x_j.
