@@ -177,6 +177,15 @@ def once(value: jax.Array) -> jax.Array:
     return jnp.minimum(value, float(jnp.finfo(value.dtype).max))
 
 
+def apart(total: jax.Array) -> jax.Array:
+    """total, a sum, so that XLA does not join it and what it is broadcast to in one loop.
+
+    Its fusion for the CPU would write all that the sum is broadcast to out twice. A comparison between
+    the two keeps them apart.
+    """
+    return jnp.where(total > float(jnp.finfo(total.dtype).max), jnp.inf, total)
+
+
 def quotient(value: jax.Array, t: jax.Array, low: jax.Array | float = 0.0) -> jax.Array:
     """value (1 − low)/(1 + t): for small t as value − value (t/(1 + t) + low), which rounds less."""
     few = t < 1

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from overbar._dtypes import computing
 from overbar._jax_nn import jax_nn
-from overbar._tails import once
+from overbar._tails import apart
 from overbar.losses._inputs import Axis, bar_of, beside, real_floats, spread, where_given
 from overbar.rule import Sample, rule
 
@@ -106,7 +106,7 @@ def poly_backward(residuals: Mapping[str, Any], y_bar: jax.Array, axis: Axis) ->
 
     def total(terms: jax.Array) -> jax.Array:
         # Fused with what follows the sum, XLA would have all that was broadcast written out.
-        return once(jnp.sum(terms, axis=axis, keepdims=True))
+        return apart(jnp.sum(terms, axis=axis, keepdims=True))
 
     x_bar = L_bar * ((p * total(t) - t) + e * p * (total(t * p) - t))  # (3)
     t_bar = L_bar * (e * (1 - p) - log_p)  # (4)

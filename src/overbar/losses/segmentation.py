@@ -13,7 +13,7 @@ from overbar._contract import RuleError, describe
 from overbar._dtypes import computing
 from overbar._jax_nn import jax_nn
 from overbar._like import summed_to
-from overbar._tails import once
+from overbar._tails import apart
 from overbar.losses._inputs import Axis, bar_of, beside, real_floats, same_shape
 from overbar.rule import Sample, rule
 
@@ -111,7 +111,7 @@ def _dice_bars(
     elif x.shape[-1] == 1:
         x_bar = p_bar * (p * (1 - p))
     else:
-        along = once(jnp.sum(p * p_bar, axis=-1, keepdims=True))
+        along = apart(jnp.sum(p * p_bar, axis=-1, keepdims=True))
         x_bar = p * (p_bar - along)  # (5)
     return {
         "predictions": x_bar,

@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 
 from overbar._contract import RuleError, describe
 from overbar._like import cast
+from overbar._tails import apart
 from overbar.nn._wide import Axis, axes_of, check_real, size_of, wide
 from overbar.rule import Sample, rule
 
@@ -71,10 +72,16 @@ def _normal(x: jax.Array, mean: jax.Array, r: jax.Array, axes: Axes) -> jax.Arra
     return n - jnp.mean(n, axis=axes, keepdims=True)
 
 
-def _pulled(n_bar: jax.Array, n: jax.Array, r: jax.Array, axes: Axes) -> jax.Array:
-    """x̄ of (3)."""
-    mean = jnp.mean(n_bar, axis=axes, keepdims=True)
-    return r * (n_bar - mean - n * jnp.mean(n_bar * n, axis=axes, keepdims=True))
+def _mean_with(v: jax.Array, scale: jax.Array | None, axes: Axes) -> jax.Array:
+    """⟨v γ⟩ over the axes, which stay with size 1: with γ a product of a matrix and a vector.
+
+    That reads v alone, where XLA for the CPU would write v γ to memory before it is summed.
+    """
+    if scale is None:
+        return apart(jnp.mean(v, axis=axes, keepdims=True))
+    along = (axes, tuple(range(len(axes))))
+    total = jnp.tensordot(v, wide(scale), axes=along, precision=jax.lax.Precision.HIGHEST)
+    return jnp.expand_dims(total / scale.size, axes)
 
 
 # ---------------------------------------------------------------------- layer_norm
@@ -145,10 +152,11 @@ def layer_norm_forward(x: jax.Array, scale: Any, bias: Any, axis: Axis, eps: flo
 def layer_norm_backward(residuals: Residuals, y_bar: jax.Array, axis: Axis) -> dict[str, jax.Array]:
     x, r, g = residuals["x"], residuals["r"], wide(y_bar)
     axes = axes_of("nn.layer_norm", x, axis)
-    n = _normal(x, residuals["mean"], r, axes)
-    n_bar = _scaled(g, _spread(residuals["scale"], x, axes), None)
+    n, scale = _normal(x, residuals["mean"], r, axes), residuals["scale"]
+    n_bar = _scaled(g, _spread(scale, x, axes), None)
+    mean_n = apart(jnp.mean(n_bar * n, axis=axes, keepdims=True))
     return {
-        "x": cast(_pulled(n_bar, n, r, axes), x.dtype),  # (3)
+        "x": cast(r * (n_bar - _mean_with(g, scale, axes) - n * mean_n), x.dtype),  # (3)
         "scale": cast(jnp.sum(g * n, axis=_others(x, axes)), x.dtype),  # (4)
         "bias": cast(jnp.sum(g, axis=_others(x, axes)), x.dtype),
     }
@@ -241,14 +249,14 @@ def rms_norm_forward(x: jax.Array, scale: Any, axis: Axis, eps: float) -> tuple[
 
 @rms_norm.backward
 def rms_norm_backward(residuals: Residuals, y_bar: jax.Array, axis: Axis) -> dict[str, jax.Array]:
-    x, r, g = residuals["x"], residuals["r"], wide(y_bar)
+    x, r, scale, g = residuals["x"], residuals["r"], residuals["scale"], wide(y_bar)
     axes = axes_of("nn.rms_norm", x, axis)
     n = wide(x) * r
-    n_bar = _scaled(g, _spread(residuals["scale"], x, axes), None)
-    along = r * jnp.mean(n_bar * wide(x), axis=axes, keepdims=True)  # ⟨n̄ n⟩
+    g_n = g * n
+    n_bar = _scaled(g, _spread(scale, x, axes), None)
     return {
-        "x": cast(r * (n_bar - n * along), x.dtype),  # (5)
-        "scale": cast(jnp.sum(g * n, axis=_others(x, axes)), x.dtype),  # (4)
+        "x": cast(r * (n_bar - n * _mean_with(g_n, scale, axes)), x.dtype),  # (5)
+        "scale": cast(jnp.sum(g_n, axis=_others(x, axes)), x.dtype),  # (4)
     }
 
 

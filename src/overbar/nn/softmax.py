@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 
 from overbar._jax_nn import jax_nn
 from overbar._like import cast
+from overbar._tails import apart
 from overbar.nn._shares import hold, nonzero, times
 from overbar.nn._wide import Axis, check_real, wide
 from overbar.rule import Sample, rule
@@ -75,7 +76,7 @@ def softmax_forward(x: jax.Array, axis: Axis, where: jax.Array | None) -> tuple[
 @softmax.backward
 def softmax_backward(residuals: Residuals, y_bar: jax.Array, axis: Axis) -> dict[str, jax.Array]:
     y, g = wide(residuals["y"]), wide(y_bar)
-    mean = jnp.sum(y * g, axis=axis, keepdims=True)
+    mean = apart(jnp.sum(y * g, axis=axis, keepdims=True))
     return {"x": cast(y * (g - mean), y_bar.dtype)}  # (3)
 
 
