@@ -81,29 +81,36 @@ def drawn(like, seed):
 
 
 def both_passes(f, sample):
-    """The value, and the bars of all float arguments for bars of the value drawn at random."""
+    """A program for the value, and for the bars of all float arguments for bars of the value drawn at random;
+    and its arguments."""
     function, floats = of_floats(f, sample)
     y_bars = drawn(jax.eval_shape(function, floats), seed=7)
 
-    @jax.jit
     def run(floats):
         y, pullback = jax.vjp(function, floats)
         return y, pullback(y_bars)[0]
 
-    return run(floats)
+    return run, floats
 
 
-def compare(rule, sample):
-    """Value and bars beside the reference, which shares no code with the rule."""
-    sample = in_float64(sample)
-    (got, got_bars), (want, want_bars) = (both_passes(f, sample) for f in (rule, reference_of(rule)))
-    for a, b in zip(got, want, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12, err_msg=sample.name)
-    if "kink" in sample.tags:  # there a reference may take another value, and another test looks
-        return
-    for a, b in zip(got_bars, want_bars, strict=True):
-        atol = 1e-12 + 1e-9 * np.max(np.abs(b), initial=0.0)
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=atol, err_msg=sample.name)
+def compare(rule, some):
+    """Values and bars beside the reference, which shares no code with the rule; compiled as one program."""
+    some = [in_float64(sample) for sample in some]
+    pairs = [[both_passes(f, sample) for f in (rule, reference_of(rule))] for sample in some]
+
+    @jax.jit
+    def run(arguments):
+        return [[run(floats) for run, _ in pair] for pair, floats in zip(pairs, arguments, strict=True)]
+
+    found = run([pair[0][1] for pair in pairs])
+    for sample, ((got, got_bars), (want, want_bars)) in zip(some, found, strict=True):
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12, err_msg=sample.name)
+        if "kink" in sample.tags:  # there a reference may take another value, and another test looks
+            continue
+        for a, b in zip(got_bars, want_bars, strict=True):
+            atol = 1e-12 + 1e-9 * np.max(np.abs(b), initial=0.0)
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=atol, err_msg=sample.name)
 
 
 @pytest.mark.usefixtures("x64")
@@ -112,12 +119,11 @@ class TestIsItsReference:
     """In float64; on the first sample with every version of JAX that is tested."""
 
     def test_on_the_first_sample(self, rule):
-        compare(rule, samples(rule)[0])
+        compare(rule, samples(rule)[:1])
 
     @pytest.mark.once
     def test_on_the_others(self, rule):
-        for sample in samples(rule)[1:]:
-            compare(rule, sample)
+        compare(rule, samples(rule)[1:])
 
 
 @pytest.mark.once
@@ -127,16 +133,21 @@ def test_second_derivatives_are_its_references(rule):
     """How the bars change along one direction of the inputs, forward over reverse; in float64."""
     sample = in_float64(samples(rule)[0])
 
+    _, floats = of_floats(rule, sample)
+    dots = drawn(floats, seed=3)
+
     def along(f):
-        function, floats = of_floats(f, sample)
+        function, _ = of_floats(f, sample)
         y_bars = drawn(jax.eval_shape(function, floats), seed=7)
 
         def bars(floats):
             return jax.vjp(function, floats)[1](y_bars)[0]
 
-        return jax.jit(lambda xs, dots: jax.jvp(bars, (xs,), (dots,))[1])(floats, drawn(floats, seed=3))
+        return lambda xs, dots: jax.jvp(bars, (xs,), (dots,))[1]
 
-    for a, b in zip(along(rule), along(reference_of(rule)), strict=True):
+    of_both = [along(f) for f in (rule, reference_of(rule))]
+    got, want = jax.jit(lambda *given: [run(*given) for run in of_both])(floats, dots)
+    for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-10 + 1e-7 * np.max(np.abs(b), initial=0.0))
 
 

@@ -16,7 +16,6 @@ import argparse
 import importlib
 import inspect
 import io
-import json
 import statistics
 import sys
 import time
@@ -229,21 +228,15 @@ def experiment(args: argparse.Namespace, run: harness.Run) -> int:
         "Cannot run: it raised something other than an AssertionError, or its verdict was inconclusive.\n"
         "Seconds are of one call, all in this process one after the other, compilation included."
     )
-    device = jax.devices()[0]
     written = {
-        "device": f"{device.platform}: {device.device_kind}",
+        "device": run.settings["device"],
         "jax": jax.__version__,
         "chex": chex.__version__,
         "every": args.every,
         "only": args.only,
         "results": found,
     }
-    text = json.dumps(written, indent=2, ensure_ascii=False, default=str) + "\n"
-    path = run.write("results.json", text)
-    if args.json is not None:
-        args.json.write_text(text, encoding="utf-8")
-        path = args.json
-    run.say(f"results: {path}")
+    run.results(written, also=args.json)
     return 0
 
 
@@ -259,12 +252,7 @@ def checkers(text: str) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = harness.Parser(
-        "checkers.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = harness.parser("checkers", __doc__, steps=None, writes="results.json")
     parser.add_argument(
         "--every", type=harness.count, default=1, metavar="N", help="only every Nth case (default: all)"
     )
@@ -277,14 +265,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=f"with commas between them, of {', '.join(CHECKERS)} (default: all)",
     )
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the results here too")
-    parser.add_argument(
-        "--out",
-        type=harness.folder,
-        default=Path("runs", "checkers"),
-        metavar="DIR",
-        help="folder for settings.json and results.json (default: runs/checkers)",
-    )
-    parser.set_defaults(name="checkers")
     return harness.launch(experiment, parser, argv)
 
 

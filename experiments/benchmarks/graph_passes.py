@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -135,10 +134,7 @@ def experiment(args: argparse.Namespace, run: harness.Run) -> int:
             results.append(measure(name, f, given, args.steps))
             report(number, name)
     show(run, results)
-    device = jax.devices()[0]
-    found = {"device": f"{device.platform}: {device.device_kind}", "jax": jax.__version__, "results": results}
-    path = run.write("results.json", json.dumps(found, indent=2) + "\n")
-    run.say(f"results: {path}")
+    run.results({"device": run.settings["device"], "jax": jax.__version__, "results": results})
     return 0
 
 

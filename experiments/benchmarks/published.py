@@ -219,35 +219,17 @@ def experiment(args: argparse.Namespace, run_: harness.Run) -> int:
         "effort": args.effort,
         "results": rows,
     }
-    text = json.dumps(found, indent=2, ensure_ascii=False, default=str) + "\n"
-    path = run_.write("results.json", text)
-    if args.json is not None:
-        args.json.write_text(text, encoding="utf-8")
-        path = args.json
-    run_.say(f"results: {path}")
+    run_.results(found, also=args.json)
     return 1 if unforeseen else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = harness.Parser(
-        "published.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = harness.parser("published", __doc__, steps=None, writes="results.json")
     parser.add_argument("--only", metavar="TEXT", help="only rules with TEXT in their package and name")
     parser.add_argument(
         "--effort", choices=("quick", "normal"), default="normal", help="of the checks (default: normal)"
     )
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the results here too")
-    parser.add_argument(
-        "--out",
-        type=harness.folder,
-        default=Path("runs", "published"),
-        metavar="DIR",
-        help="folder for settings.json and results.json (default: runs/published)",
-    )
-    parser.set_defaults(name="published")
     return harness.launch(experiment, parser, argv)
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -139,10 +138,7 @@ def experiment(args: argparse.Namespace, run: harness.Run) -> int:
             results.append(measure(form, batch, widths, args.steps, key))
             report(number, f"{form}, {batch} × {widths}: ratio {results[-1]['time_ratio']:.3f}")
     show(run, results)
-    device = jax.devices()[0]
-    found = {"device": f"{device.platform}: {device.device_kind}", "jax": jax.__version__, "results": results}
-    path = run.write("results.json", json.dumps(found, indent=2) + "\n")
-    run.say(f"results: {path}")
+    run.results({"device": run.settings["device"], "jax": jax.__version__, "results": results})
     return 0
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -188,10 +187,7 @@ def experiment(args: argparse.Namespace, run: harness.Run) -> int:
             report(number, f"{network.kind}, {network.size}")
     show(run, results)
     draw(run, results)
-    path = run.write(
-        "results.json", json.dumps({"settings": run.settings, "results": results}, indent=2) + "\n"
-    )
-    run.say(f"results: {path}")
+    run.results({"settings": run.settings, "results": results})
     return 0
 
 

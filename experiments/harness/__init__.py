@@ -8,11 +8,9 @@ from harness.descent import Diverged, State, descend, select
 from harness.figures import BLUE, GREEN, GREY, ORANGE, VERMILION, draw_losses, draw_scores, paper, tidy
 from harness.flags import (
     BadSetting,
-    Parser,
     add_lambda,
     add_learning_rate,
     count,
-    folder,
     not_negative,
     parser,
     positive,
@@ -33,7 +31,6 @@ __all__ = [
     "VERMILION",
     "BadSetting",
     "Diverged",
-    "Parser",
     "Reporter",
     "Run",
     "State",
@@ -47,7 +44,6 @@ __all__ = [
     "draw",
     "draw_losses",
     "draw_scores",
-    "folder",
     "launch",
     "launch_training",
     "not_negative",

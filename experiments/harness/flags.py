@@ -72,14 +72,14 @@ def parser(
     name: str,
     doc: str | None,
     *,
-    steps: int,
+    steps: int | None,
     steps_help: str = "steps of descent",
     writes: str | None = None,
 ) -> argparse.ArgumentParser:
     """The flags that every experiment has; a script adds its own to them.
 
     A benchmark says what it writes instead of metrics and a picture; it has no --autodiff, since it
-    compares the rules with their twin.
+    compares the rules with their twin. With steps=None it takes none, and draws nothing at random.
     """
     written = writes or f"metrics.jsonl and {name}.png"
     made = Parser(
@@ -88,12 +88,13 @@ def parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    made.add_argument(
-        "--steps", type=count, default=steps, metavar="N", help=f"{steps_help} (default: {steps})"
-    )
-    made.add_argument(
-        "--seed", type=seed, default=0, metavar="N", help="seed of all random numbers (default: 0)"
-    )
+    if steps is not None:
+        made.add_argument(
+            "--steps", type=count, default=steps, metavar="N", help=f"{steps_help} (default: {steps})"
+        )
+        made.add_argument(
+            "--seed", type=seed, default=0, metavar="N", help="seed of all random numbers (default: 0)"
+        )
     made.add_argument(
         "--out",
         type=folder,

@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -100,6 +100,14 @@ class Run:
         with _whole(self.folder / name) as partial:
             partial.write_text(text, encoding="utf-8")
         return self.folder / name
+
+    def results(self, found: Mapping[str, Any], also: Path | None = None) -> None:
+        """Writes results.json, and the same into another file if one is given, and tells where it stands."""
+        text = json.dumps(found, indent=2, ensure_ascii=False, default=str) + "\n"
+        path = self.write("results.json", text)
+        if also is not None:
+            also.write_text(text, encoding="utf-8")
+        self.say(f"results: {also or path}")
 
     def record(self, step: int, loss: float, **more: Any) -> None:
         """Writes a line of metrics.jsonl. A number JSON has no word for (NaN, ∞) becomes null."""

@@ -1,9 +1,11 @@
 """The functions that the graph's tests look at, as (function, arguments) by name."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
-from overbar import losses, nn, regularizers
+from overbar import losses, make_graph, nn, regularizers
 
 
 def lecture(w, b, x, t, lam=0.1):
@@ -137,3 +139,9 @@ CASES = {
     "calls": (calls, (jnp.array([0.5, 1.0]),)),
     "transformer": (transformer, transformer_arguments()),
 }
+
+
+@functools.cache
+def graph_of(name):
+    f, args = CASES[name]
+    return make_graph(f)(*args)

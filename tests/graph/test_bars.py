@@ -16,6 +16,8 @@ from overbar.graph import cones, local
 from . import models
 from .libraries import LIBRARIES
 
+pytestmark = pytest.mark.usefixtures("permissive")
+
 
 def arguments(f, args):
     """All the arguments, as jax.grad takes them."""
@@ -78,13 +80,6 @@ def check(f, args, level="statement"):
 
 def close_trees(got, want):
     jax.tree.map(close, got, want)
-
-
-@pytest.fixture(autouse=True)
-def _permissive():
-    """The models are written as people write, with ranks that spread."""
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 @pytest.mark.parametrize("name", models.CASES)

@@ -21,6 +21,8 @@ from overbar.graph.symbols import barred
 from . import models
 from .bar_notation import Unreadable, read
 
+pytestmark = pytest.mark.usefixtures("x64", "permissive")
+
 CONSTANTS = {"λ": 0.1}  # of the lecture's model
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # to compile
 # a, b: vectors of n; A, B: m × n; C: n × k; S: n × n; T, U: 2 × m × n; x: a number; X, K: of a convolution;
@@ -196,12 +198,6 @@ def of_statements(statements, values, file, level="statement"):
     rng = np.random.default_rng(0)
     bars = [jnp.asarray(rng.normal(size=y.shape), y.dtype) for y in jax.eval_shape(f, *values.values())]
     return compared(f, values.values(), tuple(bars), level)
-
-
-@pytest.fixture(autouse=True)
-def _permissive(x64):
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 @pytest.mark.parametrize(

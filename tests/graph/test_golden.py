@@ -5,31 +5,27 @@ Where a change is meant, write the files anew and read the difference:
     OVERBAR_GOLDEN=write python -m pytest -n 0 tests/graph/test_golden.py && git diff tests/graph/golden
 """
 
-import functools
 import os
 from pathlib import Path
 
-import jax
 import pytest
 
 from overbar import make_graph
 
+from . import models
 from .libraries import LIBRARIES
 from .models import CASES
+
+pytestmark = pytest.mark.usefixtures("permissive")
 
 GOLDEN = Path(__file__).with_name("golden")
 TEXTS = [*CASES, *LIBRARIES]
 
 
-@pytest.fixture(autouse=True)
-def _permissive():
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        yield
-
-
-@functools.cache
 def graph_of(name):
-    found = CASES[name] if name in CASES else LIBRARIES[name]()
+    if name in CASES:
+        return models.graph_of(name)
+    found = LIBRARIES[name]()
     if found is None:
         pytest.skip(f"{name} is not installed")
     f, args = found

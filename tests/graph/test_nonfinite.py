@@ -6,11 +6,7 @@ import pytest
 
 from overbar import GraphError, find_nonfinite
 
-
-@pytest.fixture(autouse=True)
-def _permissive():
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("permissive")
 
 
 def scanned(c, xs):

@@ -14,21 +14,11 @@ from overbar.graph.arrays import MAP_COLUMNS, MAP_ROWS, array
 from overbar.graph.picture import picture
 from overbar.graph.text import number
 
-from . import models
+from .models import graph_of
+
+pytestmark = pytest.mark.usefixtures("permissive")
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
-
-
-@pytest.fixture(autouse=True)
-def _permissive():
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        yield
-
-
-@functools.cache
-def graph_of(name):
-    f, args = models.CASES[name]
-    return make_graph(f)(*args)
 
 
 def odd(p, x, key, n, z):

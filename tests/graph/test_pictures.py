@@ -1,31 +1,19 @@
 """DOT and Mermaid as golden text; SVG well-formed, with every box in the frame and none on another."""
 
-import functools
 import sys
 from xml.etree import ElementTree
 
-import jax
 import jax.numpy as jnp
 import pytest
 
 from overbar import GraphError, make_graph
 from overbar.graph.picture import picture
 
-from . import models
+from .models import graph_of
+
+pytestmark = pytest.mark.usefixtures("permissive")
 
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-@pytest.fixture(autouse=True)
-def _permissive():
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        yield
-
-
-@functools.cache
-def graph_of(name):
-    f, args = models.CASES[name]
-    return make_graph(f)(*args)
 
 
 LECTURE_DOT = r"""

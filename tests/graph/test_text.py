@@ -8,11 +8,7 @@ from overbar import GraphError, find_nonfinite, make_graph
 
 from . import models
 
-
-@pytest.fixture(autouse=True)
-def _permissive():
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("permissive")
 
 
 def graph_of(name, **options):

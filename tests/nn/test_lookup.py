@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import beside
+import namesake
 import overbar
 from overbar import RuleError, nn
 
@@ -14,8 +14,9 @@ pytestmark = pytest.mark.once  # the registry's tests run on every version
 
 def test_glu_is_jax_nns():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 5)), jnp.float32)
-    beside.assert_same_outputs(lambda x: nn.glu(x, 1), lambda x: jax.nn.glu(x, 1), x)
-    assert beside.kept(lambda x: nn.glu(x, 1), x) <= beside.kept(lambda x: jax.nn.glu(x, 1), x)
+    namesake.assert_same_outputs(lambda x: nn.glu(x, 1), lambda x: jax.nn.glu(x, 1), x)
+    ours, theirs = (namesake.kept_bytes(lambda x, glu=glu: glu(x, 1), [x]) for glu in (nn.glu, jax.nn.glu))
+    assert ours <= theirs
     with pytest.raises(RuleError, match=r"nn\.glu: the size along axis -1 must be even"):
         nn.glu(x)
 
@@ -28,7 +29,8 @@ def test_dropout_drops_the_same_in_both_passes(key):
     assert 700 < kept.sum() < 800
     np.testing.assert_array_equal(y, np.where(kept, x / np.float32(0.75), 0))
     np.testing.assert_array_equal(pullback(jnp.full(1000, jnp.inf))[0], np.where(kept, np.inf, 0))
-    assert beside.kept(lambda x: nn.dropout(key, x, 0.25), x) <= 16  # the key, and nothing of x's size
+    kept = namesake.kept_bytes(lambda x: nn.dropout(key, x, 0.25), [x])
+    assert kept <= 16  # the key, and nothing of x's size
 
 
 def test_dropout_at_its_ends():
@@ -49,7 +51,7 @@ def test_dropout_refuses():
 
 def test_embedding_takes_as_jnp_take_does():
     table, ids = jnp.arange(8.0).reshape(4, 2), jnp.array([-1, -4, -5, 3, 4])
-    beside.assert_same_outputs(lambda t: nn.embedding(t, ids), lambda t: jnp.take(t, ids, axis=0), table)
+    namesake.assert_same_outputs(lambda t: nn.embedding(t, ids), lambda t: jnp.take(t, ids, axis=0), table)
     bar = jax.grad(lambda t: nn.embedding(t, ids)[:, 0].sum())(table)
     np.testing.assert_array_equal(bar, [[1, 0], [0, 0], [0, 0], [2, 0]])  # what is out of range adds nowhere
 
@@ -58,7 +60,7 @@ def test_embedding_takes_as_jnp_take_does():
 @pytest.mark.parametrize(("dtype", "bound"), [(jnp.float32, 1.0), (jnp.bfloat16, 0.2)])
 def test_embedding_sums_in_float32(dtype, bound):
     ids = jnp.asarray(np.random.default_rng(0).integers(0, 10, 2000))
-    ((ours, jaxs),) = beside.mean_errors(
+    ((ours, jaxs),) = namesake.mean_errors(
         lambda t: nn.embedding(t, ids),
         lambda t: jnp.take(t, ids, axis=0),
         lambda rng: [rng.normal(size=(10, 4))],
@@ -69,8 +71,8 @@ def test_embedding_sums_in_float32(dtype, bound):
 
 def test_embedding_keeps_the_ids_only():
     ids, table = jnp.arange(50), jnp.ones((1000, 32))
-    assert beside.kept(lambda t: nn.embedding(t, ids), table) <= ids.nbytes
-    assert beside.kept(overbar.twin(lambda t: nn.embedding(t, ids)), table) >= ids.nbytes
+    assert namesake.kept_bytes(lambda t: nn.embedding(t, ids), [table]) <= ids.nbytes
+    assert namesake.kept_bytes(overbar.twin(lambda t: nn.embedding(t, ids)), [table]) >= ids.nbytes
 
 
 def test_embedding_refuses_ids_that_are_no_integers():

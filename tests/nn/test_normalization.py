@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import beside
+import namesake
 import overbar
 from overbar import RuleError, nn
 
@@ -69,7 +69,7 @@ def test_errors_beside_jax_grads(name, dtype, bound):
     if name == "batch_norm" and dtype == jnp.bfloat16:
         g = overbar.twin(f)  # the statistics of the plain one are bfloat16
         bound = 1.1
-    for ours, jaxs in beside.mean_errors(f, g, lambda rng: arguments(name, rng), dtype):
+    for ours, jaxs in namesake.mean_errors(f, g, lambda rng: arguments(name, rng), dtype):
         assert ours <= bound * jaxs, (ours, jaxs)
 
 
@@ -78,14 +78,14 @@ def test_errors_beside_jax_grads(name, dtype, bound):
 def test_bytes_kept(name, dtype):
     f, g, *_ = CASES[name]
     args = [jnp.asarray(a, dtype) for a in arguments(name, np.random.default_rng(0))]
-    assert beside.kept(f, *args) <= beside.kept(overbar.twin(f), *args)
+    assert namesake.kept_bytes(f, args) <= namesake.kept_bytes(overbar.twin(f), args)
     if dtype == jnp.float32:
-        assert beside.kept(f, *args) <= beside.kept(g, *args)
+        assert namesake.kept_bytes(f, args) <= namesake.kept_bytes(g, args)
 
 
 def test_layer_norm_keeps_x_and_two_numbers_a_row():
     x, p = jnp.ones((8, 100)), jnp.ones(100)
-    assert beside.kept(nn.layer_norm, x, p, p) == x.nbytes + p.nbytes + 2 * 8 * 4
+    assert namesake.kept_bytes(nn.layer_norm, (x, p, p)) == x.nbytes + p.nbytes + 2 * 8 * 4
 
 
 def test_constant_rows_have_finite_bars():
@@ -125,7 +125,7 @@ def test_standardize_is_jax_nns(algorithm, given):
 
         return f
 
-    beside.assert_same_outputs(of(nn), of(jax.nn), x, jnp.float32(1e-3), values)
+    namesake.assert_same_outputs(of(nn), of(jax.nn), x, jnp.float32(1e-3), values)
     y_bar = jnp.asarray(rng.normal(size=x.shape), jnp.float32)
     got, want = (jax.vjp(of(home), x, jnp.float32(1e-3), values)[1](y_bar) for home in (nn, jax.nn))
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):

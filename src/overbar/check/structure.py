@@ -40,7 +40,10 @@ def _made(
 
 def _in_a_set(x: np.ndarray) -> bool:
     """0 and 1, or −1 and 1: a mask or labels. A few ones among zeros may also be a lazy sample of size 2."""
-    return x.size >= 3 and set(np.unique(x)) in ({0.0, 1.0}, {-1.0, 1.0}) and not _diagonal(x)
+    ones = x == 1
+    others = (x == other for other in (0, -1))
+    a_set = any(o.any() and bool((ones | o).all()) for o in others)
+    return x.size >= 3 and bool(ones.any()) and a_set and not _diagonal(x)
 
 
 def _one_hot(x: np.ndarray) -> bool:

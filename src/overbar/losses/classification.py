@@ -20,34 +20,38 @@ from overbar._contract import RuleError, describe, is_float
 from overbar._dtypes import computing, widest
 from overbar._jax_nn import jax_nn
 from overbar._like import summed_to
-from overbar.losses._axes import Axes, check_axis, check_float, check_integers, spread_mask, together
+from overbar.losses._inputs import (
+    Axis,
+    bar_of,
+    check_axis,
+    check_integers,
+    real_floats,
+    spread,
+    spread_mask,
+    together,
+    where_given,
+)
 from overbar.rule import Sample, rule
 
 
 # Forward and backward write the exponentials alike, and as jax.nn does: compiled together they are one.
-def shifted(x: jax.Array, axis: Axes, mask: jax.Array | None) -> jax.Array:
+def shifted(x: jax.Array, axis: Axis, mask: jax.Array | None) -> jax.Array:
     """x less the largest entry of its row that counts; −∞ where the mask leaves an entry out."""
     peak = jax.lax.stop_gradient(jnp.max(x, axis, where=mask, initial=-jnp.inf, keepdims=True))
-    return (x if mask is None else jnp.where(mask, x, -jnp.inf)) - peak
+    return where_given(mask, x, -jnp.inf) - peak
 
 
-def total_of(below: jax.Array, axis: Axes, mask: jax.Array | None) -> jax.Array:
+def total_of(below: jax.Array, axis: Axis, mask: jax.Array | None) -> jax.Array:
     """s = Σ exp over the entries of each row that count."""
     return jnp.sum(jnp.exp(below), axis, where=mask, keepdims=True)
-
-
-def kept_on(mask: jax.Array | None, x: jax.Array) -> jax.Array:
-    """x on the mask, and 0 off it whatever stands there."""
-    return x if mask is None else jnp.where(mask, x, jnp.zeros((), x.dtype))
 
 
 # ---------------------------------------------------------------------- labels as distributions
 
 
-def _dense(name: str, logits: ArrayLike, labels: ArrayLike, axis: Axes) -> tuple[jax.Array, jax.Array, Any]:
+def _dense(name: str, logits: ArrayLike, labels: ArrayLike, axis: Axis) -> tuple[jax.Array, jax.Array, Any]:
     """Logits and labels in the dtype to compute in, and the dtype of the loss; refuses what does not fit."""
-    x, t = jnp.asarray(logits), jnp.asarray(labels)
-    check_float(name, "logits", x, least=0 if axis is None else 1)
+    x, t = real_floats(name, "logits", logits, least=0 if axis is None else 1), jnp.asarray(labels)
     check_axis(name, "logits", x, axis)
     fits = t.ndim <= x.ndim and all(
         1 in (a, b) or a == b for a, b in zip(t.shape[::-1], x.shape[::-1], strict=False)
@@ -62,12 +66,11 @@ def _dense(name: str, logits: ArrayLike, labels: ArrayLike, axis: Axes) -> tuple
     return x.astype(wide), t.astype(wide), dtype
 
 
-def _surprise(x: jax.Array, axis: Axes, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+def _surprise(x: jax.Array, axis: Axis, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     """log p, −∞ off the mask, as jax.nn.log_softmax has it; and s."""
     below = shifted(x, axis, mask)
     total = total_of(below, axis, mask)
-    log_p = below - jnp.log(total)
-    return (log_p if mask is None else jnp.where(mask, log_p, -jnp.inf)), total
+    return where_given(mask, below - jnp.log(total), -jnp.inf), total
 
 
 # Derivation for L = −Σ_k m_k t_k ℓ_k, where ℓ_k = x_k − log Σ_j m_j exp(x_j) and m is the mask.
@@ -76,19 +79,17 @@ def _surprise(x: jax.Array, axis: Axes, mask: jax.Array | None) -> tuple[jax.Arr
 #   (3) what stands before ẋ: x̄ = p Σ_k L̄ m_k t_k − L̄ m t
 #   (4) what stands before ṫ: t̄ = −L̄ m ℓ
 def _dense_backward(
-    residuals: Mapping[str, Any], y_bar: jax.Array, axis: Axes, mask: jax.Array | None
+    residuals: Mapping[str, Any], y_bar: jax.Array, axis: Axis, mask: jax.Array | None
 ) -> dict[str, Any]:
     logits, labels, total = residuals["logits"], residuals["labels"], residuals["total"]
-    wide, axes = total.dtype, check_axis("losses", "logits", logits, axis)
+    wide = total.dtype
     below = shifted(logits.astype(wide), axis, mask)
-    t, loss_bar = together(labels.astype(wide), below, jnp.expand_dims(y_bar.astype(wide), axes))[::2]
-    weighted = kept_on(mask, loss_bar * t)
-    share = jnp.sum(weighted, axes, keepdims=True) / total
-    logits_bar = kept_on(mask, share * jnp.exp(below) - weighted)  # (3)
-    bars = {"logits": summed_to(logits.shape, logits_bar).astype(logits.dtype)}
+    t, loss_bar = together(labels.astype(wide), below, spread(y_bar.astype(wide), axis, logits.ndim))[::2]
+    weighted = where_given(mask, loss_bar * t)
+    share = jnp.sum(weighted, axis, keepdims=True) / total
+    bars = {"logits": bar_of(logits, where_given(mask, share * jnp.exp(below) - weighted))}  # (3)
     if is_float(labels):
-        labels_bar = kept_on(mask, -loss_bar * (below - jnp.log(total)))  # (4)
-        bars["labels"] = summed_to(labels.shape, labels_bar).astype(labels.dtype)
+        bars["labels"] = bar_of(labels, where_given(mask, -loss_bar * (below - jnp.log(total))))  # (4)
     return bars
 
 
@@ -108,7 +109,7 @@ _DENSE_RESIDUALS = {
     integers=("labels",),
 )
 def softmax_cross_entropy(
-    logits: ArrayLike, labels: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None
+    logits: ArrayLike, labels: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None
 ) -> jax.Array:
     """Softmax cross-entropy, L = −Σ_k t_k log p_k; the rule under `optax.losses`' name.
 
@@ -143,7 +144,7 @@ def softmax_cross_entropy(
     return _of_rows(x, t, axis, mask)[0].astype(dtype)
 
 
-def _of_rows(x: jax.Array, t: jax.Array, axis: Axes, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+def _of_rows(x: jax.Array, t: jax.Array, axis: Axis, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     """The losses, and s of each row."""
     log_p, total = _surprise(x, axis, mask)
     t, log_p = together(t, log_p)
@@ -152,7 +153,7 @@ def _of_rows(x: jax.Array, t: jax.Array, axis: Axes, mask: jax.Array | None) -> 
 
 @softmax_cross_entropy.forward
 def softmax_cross_entropy_forward(
-    logits: jax.Array, labels: jax.Array, axis: Axes, where: jax.Array | None
+    logits: jax.Array, labels: jax.Array, axis: Axis, where: jax.Array | None
 ) -> tuple[jax.Array, dict[str, Any]]:
     x, t, dtype = _dense("losses.softmax_cross_entropy", logits, labels, axis)
     y, total = _of_rows(x, t, axis, spread_mask(where, axis, x.ndim))
@@ -161,7 +162,7 @@ def softmax_cross_entropy_forward(
 
 @softmax_cross_entropy.backward
 def softmax_cross_entropy_backward(
-    residuals: Mapping[str, Any], y_bar: jax.Array, axis: Axes
+    residuals: Mapping[str, Any], y_bar: jax.Array, axis: Axis
 ) -> dict[str, Any]:
     mask = spread_mask(residuals["where"], axis, residuals["logits"].ndim)
     return _dense_backward(residuals, y_bar, axis, mask)
@@ -169,7 +170,7 @@ def softmax_cross_entropy_backward(
 
 @softmax_cross_entropy.reference
 def softmax_cross_entropy_reference(
-    logits: jax.Array, labels: jax.Array, axis: Axes, where: jax.Array | None
+    logits: jax.Array, labels: jax.Array, axis: Axis, where: jax.Array | None
 ) -> jax.Array:
     axes = axis if axis is not None else tuple(range(logits.ndim))
     counts = jnp.ones(logits.shape, bool) if where is None else where
@@ -194,9 +195,7 @@ def softmax_cross_entropy_samples(key: jax.Array) -> Iterator[Sample]:
 
     yield Sample("rows", pair(4, 5))
     yield Sample("mask", pair(3, 4), {"where": jax.random.bernoulli(kw, 0.6, (3, 4)).at[1].set(False)})
-    yield Sample(
-        "one-hot integers", (pair(3, 4)[0], jax_nn.one_hot(jnp.array([0, 3, 1]), 4, dtype=jnp.int32))
-    )
+    yield Sample("one-hot integers", (pair(3, 4)[0], jnp.eye(4, dtype=jnp.int32)[jnp.array([0, 3, 1])]))
     yield Sample("two axes, rows left out", pair(2, 3, 4), {"axis": (0, 2), "where": jnp.arange(3) > 0})
     yield Sample("all axes, labels broadcast", (pair(3, 1)[0], jnp.array([0.3])), {"axis": None})
     yield Sample("no rows", pair(0, 3))
@@ -269,9 +268,7 @@ def safe_softmax_cross_entropy_samples(key: jax.Array) -> Iterator[Sample]:
         return jax.random.normal(kx, shape), _distribution(kt, shape)
 
     yield Sample("rows", pair(4, 5))
-    yield Sample(
-        "one-hot integers", (pair(3, 4)[0], jax_nn.one_hot(jnp.array([0, 3, 1]), 4, dtype=jnp.int32))
-    )
+    yield Sample("one-hot integers", (pair(3, 4)[0], jnp.eye(4, dtype=jnp.int32)[jnp.array([0, 3, 1])]))
     yield Sample("labels broadcast", (pair(2, 3, 4)[0], _distribution(kt, (3, 1))))
     yield Sample("one class", pair(2, 1))
     yield Sample("no rows", pair(0, 3))
@@ -332,7 +329,7 @@ def _exponentials(x: jax.Array, axis: int, mask: jax.Array | None) -> tuple[jax.
     """exp(x − m), 0 off the mask, and m, the largest entry of each row or 0 where that is infinite."""
     peak = jnp.max(x, axis, where=mask, initial=-jnp.inf, keepdims=True)
     peak = jax.lax.stop_gradient(jnp.where(jnp.isfinite(peak), peak, jnp.zeros((), x.dtype)))
-    return jnp.exp((x if mask is None else jnp.where(mask, x, -jnp.inf)) - peak), peak
+    return jnp.exp(where_given(mask, x, -jnp.inf) - peak), peak
 
 
 def _of_labels(
@@ -351,8 +348,7 @@ def _numbered(
 ) -> tuple[jax.Array, jax.Array, int, jax.Array | None]:
     """Logits in the dtype to compute in, with one axis of classes; labels, that axis and the mask."""
     name = "losses.softmax_cross_entropy_with_integer_labels"
-    x = jnp.asarray(logits)
-    check_float(name, "logits", x)
+    x = real_floats(name, "logits", logits, least=1)
     if axis is None:
         raise RuleError(f"rule {name}: option axis must be an int or a tuple of them, but came as None.")
     axes = check_axis(name, "logits", x, axis)
@@ -406,11 +402,11 @@ def softmax_cross_entropy_with_integer_labels_backward(
     x, labels, one_axis, mask = _numbered(logits, residuals["labels"], axis, residuals["where"])
     loss_bar, labels = (jnp.expand_dims(v, one_axis) for v in (y_bar.astype(x.dtype), labels))
     if mask is not None:
-        loss_bar = kept_on(jnp.any(mask, one_axis, keepdims=True), loss_bar)  # (3)
+        loss_bar = where_given(jnp.any(mask, one_axis, keepdims=True), loss_bar)  # (3)
     classes = x.shape[one_axis]
     numbers = jax.lax.broadcasted_iota(labels.dtype, x.shape, one_axis)
     is_label = numbers == jnp.where(labels < 0, labels + classes, labels)
-    p_part = kept_on(mask, _exponentials(x, one_axis, mask)[0] * (loss_bar / total))
+    p_part = where_given(mask, _exponentials(x, one_axis, mask)[0] * (loss_bar / total))
     bar = p_part - jnp.where(is_label, loss_bar, jnp.zeros((), x.dtype))  # (2)
     bar = summed_to(x.shape, bar)
     if isinstance(axis, tuple):
@@ -444,9 +440,7 @@ def softmax_cross_entropy_with_integer_labels_samples(key: jax.Array) -> Iterato
 
     def pair(*shape: int, axis: tuple[int, ...] = (-1,)) -> tuple[jax.Array, jax.Array]:
         rows = [n for i, n in enumerate(shape) if i not in axis and i - len(shape) not in axis]
-        classes = 1
-        for i in axis:
-            classes *= shape[i]
+        classes = math.prod(shape[i] for i in axis)
         return jax.random.normal(kx, shape), jax.random.randint(kt, rows, 0, classes)
 
     yield Sample("rows", pair(4, 5))

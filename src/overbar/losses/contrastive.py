@@ -11,8 +11,7 @@ from jax.typing import ArrayLike
 
 from overbar._contract import RuleError, describe, is_float
 from overbar._dtypes import computing, widest
-from overbar._like import summed_to
-from overbar.losses._axes import check_axis, check_float
+from overbar.losses._inputs import bar_of, check_axis, real_floats
 from overbar.rule import Sample, rule
 
 
@@ -68,8 +67,8 @@ def _pairs(
 ) -> tuple[jax.Array, float, jax.Array, jax.Array]:
     """Embeddings, the least ‖e‖², labels, temperature as computed with; refuses what does not fit."""
     name = "losses.ntxent"
-    e, labels, tau = jnp.asarray(embeddings), jnp.asarray(labels), jnp.asarray(temperature)
-    check_float(name, "embeddings", e)
+    e = real_floats(name, "embeddings", embeddings, least=1)
+    labels, tau = jnp.asarray(labels), jnp.asarray(temperature)
     if e.ndim != 2 or labels.shape != e.shape[:1] or tau.ndim:
         raise RuleError(
             f"rule {name}: expected embeddings (batch, features), labels (batch,) and a number temperature, "
@@ -235,42 +234,39 @@ def triplet_margin_loss(
     >>> print(f"{losses.triplet_margin_loss(a, p, n):.4f}")
     0.5000
     """
-    ap, an, (k, margin, eps), dtype = _triplet(anchors, positives, negatives, norm_degree, margin, eps, axis)
+    ap, an, dtype = _differences(anchors, positives, negatives, norm_degree, axis)
+    k, margin, eps = _numbers(norm_degree, margin, eps, ap.dtype)
     near, far = (_root(_power(x, k).sum(axis) + eps, k) for x in (ap, an))
     return jnp.maximum(near - far + margin, 0).astype(dtype)
 
 
-def _triplet(
-    anchors: ArrayLike,
-    positives: ArrayLike,
-    negatives: ArrayLike,
-    norm_degree: ArrayLike,
-    margin: ArrayLike,
-    eps: ArrayLike,
-    axis: Any,
-) -> tuple[jax.Array, jax.Array, tuple[jax.Array, jax.Array, jax.Array], Any]:
-    """a − p and a − n, the numbers, and the dtype of the loss; refuses what does not fit."""
+def _differences(
+    anchors: ArrayLike, positives: ArrayLike, negatives: ArrayLike, norm_degree: ArrayLike, axis: Any
+) -> tuple[jax.Array, jax.Array, Any]:
+    """a − p and a − n, and the dtype of the loss; refuses what does not fit."""
     name = "losses.triplet_margin_loss"
     arrays = {"anchors": anchors, "positives": positives, "negatives": negatives}
-    a, p, n = (jnp.asarray(v) for v in arrays.values())
-    for what, x in zip(arrays, (a, p, n), strict=True):
-        check_float(name, what, x)
-        check_axis(name, what, x, axis)
-    k, margin, eps = (jnp.asarray(v) for v in (norm_degree, margin, eps))
+    for what, given in arrays.items():
+        check_axis(name, what, real_floats(name, what, given, least=1), axis)
+    a, p, n = (jnp.asarray(x) for x in arrays.values())
     came = f"anchors {describe(a)}, positives {describe(p)}, negatives {describe(n)}"
-    if k.ndim or not a.ndim == p.ndim == n.ndim:
+    if jnp.ndim(norm_degree) or not a.ndim == p.ndim == n.ndim:
         raise RuleError(
             f"rule {name}: expected arrays of one rank and a number norm_degree, "
-            f"but came {came}, norm_degree {describe(k)}."
+            f"but came {came}, norm_degree {describe(jnp.asarray(norm_degree))}."
         )
     dtype = widest([a.dtype, p.dtype, n.dtype])
-    wide = computing(dtype)
-    a, p, n = (v.astype(wide) for v in (a, p, n))
+    a, p, n = (x.astype(computing(dtype)) for x in (a, p, n))
     try:
-        ap, an = a - p, a - n
+        return a - p, a - n, dtype
     except (TypeError, ValueError):
         raise RuleError(f"rule {name}: expected arrays that broadcast, but came {came}.") from None
-    return ap, an, (k if not is_float(k) else k.astype(wide), margin.astype(wide), eps.astype(wide)), dtype
+
+
+def _numbers(norm_degree: ArrayLike, margin: ArrayLike, eps: ArrayLike, wide: Any) -> list[jax.Array]:
+    """The numbers as they are computed with: an integer degree stays one."""
+    k, *others = (jnp.asarray(x) for x in (norm_degree, margin, eps))
+    return [k.astype(wide) if is_float(k) else k, *(x.astype(wide) for x in others)]
 
 
 def _power(x: jax.Array, k: jax.Array) -> jax.Array:
@@ -290,25 +286,15 @@ def _root(x: jax.Array, k: jax.Array) -> jax.Array:
 
 
 @triplet_margin_loss.forward
-def triplet_margin_loss_forward(
-    anchors: jax.Array,
-    positives: jax.Array,
-    negatives: jax.Array,
-    axis: int,
-    norm_degree: jax.Array,
-    margin: jax.Array,
-    eps: jax.Array,
-) -> tuple[jax.Array, dict[str, Any]]:
-    y = triplet_margin_loss.primal(anchors, positives, negatives, axis, norm_degree, margin, eps)
-    ap, an, _, dtype = _triplet(anchors, positives, negatives, norm_degree, margin, eps, axis)
-    inputs = {"anchors": anchors, "positives": positives, "negatives": negatives}
-    return y, {
-        "near": ap.astype(dtype),
-        "far": an.astype(dtype),
+def triplet_margin_loss_forward(axis: int, **values: Any) -> tuple[jax.Array, dict[str, Any]]:
+    inputs = {n: values[n] for n in ("anchors", "positives", "negatives")}
+    numbers = {n: values[n] for n in ("norm_degree", "margin", "eps")}
+    near, far, dtype = _differences(**inputs, norm_degree=numbers["norm_degree"], axis=axis)
+    return triplet_margin_loss.primal(**inputs, **numbers, axis=axis), {
+        "near": near.astype(dtype),
+        "far": far.astype(dtype),
         "shapes": {n: jnp.zeros((0, *x.shape), x.dtype) for n, x in inputs.items()},
-        "norm_degree": norm_degree,
-        "margin": margin,
-        "eps": eps,
+        **numbers,
     }
 
 
@@ -323,7 +309,7 @@ def triplet_margin_loss_backward(residuals: Mapping[str, Any], y_bar: jax.Array,
     wide = computing(residuals["near"].dtype)
     ap, an = (residuals[n].astype(wide) for n in ("near", "far"))
     numbers = {n: residuals[n] for n in ("norm_degree", "margin", "eps")}
-    k, margin, eps = (v.astype(wide) if n != "norm_degree" or is_float(v) else v for n, v in numbers.items())
+    k, margin, eps = _numbers(**numbers, wide=wide)
     axes = check_axis("losses", "anchors", ap, axis)
     sums = [_power(x, k).sum(axis) + eps for x in (ap, an)]
     near, far = (_root(s, k) for s in sums)
@@ -335,38 +321,26 @@ def triplet_margin_loss_backward(residuals: Mapping[str, Any], y_bar: jax.Array,
         return jnp.where(ends if bar.ndim == ends.ndim else jnp.expand_dims(ends, axes), 0.0, bar)
 
     h_bar = unless_it_ends(half * y_bar.astype(wide))  # (1)
-    bars: dict[str, Any] = {}
-    spread, of_eps, of_k = [], [], []
+    of_x, of_eps, of_k = [], [], []
     for x, s, d, d_bar in ((ap, sums[0], near, h_bar), (an, sums[1], far, -h_bar)):
         share = unless_it_ends(d_bar * d / s)
-        spread.append(unless_it_ends(jnp.expand_dims(share, axes) * _power(x, k - 1)))  # (3)
+        of_x.append(unless_it_ends(jnp.expand_dims(share, axes) * _power(x, k - 1)))  # (3)
         of_eps.append(share / k.astype(wide))
         if is_float(k):
             logs = jnp.where(x == 0, jnp.zeros((), wide), _power(x, k) * jnp.log(jnp.where(x == 0, 1.0, x)))
             of_k.append(unless_it_ends(share / k * logs.sum(axis) - d_bar * d * jnp.log(s) / (k * k)))
-    bars["positives"], bars["negatives"] = -spread[0], -spread[1]  # (4)
-    bars["anchors"] = spread[0] + spread[1]
+    bars = {"anchors": of_x[0] + of_x[1], "positives": -of_x[0], "negatives": -of_x[1]}  # (4)
     bars |= {"margin": h_bar, "eps": of_eps[0] + of_eps[1]}
     if of_k:
         bars["norm_degree"] = jnp.sum(of_k[0] + of_k[1])
-    inputs = {n: (x.shape[1:], x) for n, x in residuals["shapes"].items()}
-    inputs |= {n: (x.shape, x) for n, x in numbers.items()}
-    return {
-        n: summed_to(inputs[n][0], bar).astype(inputs[n][1].dtype)
-        for n, bar in bars.items()
-        if is_float(inputs[n][1])
-    }
+    inputs = {n: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for n, x in residuals["shapes"].items()}
+    inputs |= numbers
+    return {n: bar_of(inputs[n], bar) for n, bar in bars.items() if is_float(inputs[n])}
 
 
 @triplet_margin_loss.reference
 def triplet_margin_loss_reference(
-    anchors: jax.Array,
-    positives: jax.Array,
-    negatives: jax.Array,
-    axis: int,
-    norm_degree: jax.Array,
-    margin: jax.Array,
-    eps: jax.Array,
+    anchors: Any, positives: Any, negatives: Any, axis: int, norm_degree: Any, margin: Any, eps: Any
 ) -> jax.Array:
     def distance(x: jax.Array) -> jax.Array:
         size, degree = jnp.abs(x), norm_degree.astype(x.dtype)

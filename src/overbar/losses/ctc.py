@@ -21,7 +21,7 @@ from overbar._adapter import vary_over, varying_axes
 from overbar._contract import RuleError, describe, is_float
 from overbar._dtypes import widest
 from overbar._jax_nn import jax_nn
-from overbar.losses._axes import check_float, check_integers
+from overbar.losses._inputs import check_float, check_integers
 from overbar.rule import Sample, rule
 
 _BARS = {

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from overbar._dtypes import computing
 from overbar._jax_nn import jax_nn
-from overbar.losses._inputs import Axis, bar_of, beside, real_floats, spread, where_given
+from overbar.losses._inputs import Axis, bar_of, beside, keep_inputs, real_floats, spread, where_given
 from overbar.rule import Rule, Sample, rule
 
 _RESIDUALS = {
@@ -21,11 +21,12 @@ _RESIDUALS = {
 }
 
 
-def _distributions(name: str, log_predictions: ArrayLike, targets: ArrayLike) -> tuple[jax.Array, jax.Array]:
+def _distributions(
+    name: str, log_predictions: ArrayLike, targets: ArrayLike, of: str = "targets"
+) -> tuple[jax.Array, jax.Array]:
     rule = f"losses.{name}"
     p = real_floats(rule, "log_predictions", log_predictions)
-    targets = real_floats(rule, "targets", targets)
-    return p, beside(rule, "targets", targets, "log_predictions", p)
+    return p, beside(rule, of, real_floats(rule, of, targets), "log_predictions", p)
 
 
 def _kl(p: jax.Array, t: jax.Array, axis: Axis, where: Any) -> jax.Array:
@@ -115,12 +116,7 @@ def kl_divergence_with_log_targets(
     >>> losses.kl_divergence_with_log_targets(p, p)
     Array(0., dtype=float32)
     """
-    name = "losses.kl_divergence_with_log_targets"
-    p, u = (
-        real_floats(name, n, x)
-        for n, x in (("log_predictions", log_predictions), ("log_targets", log_targets))
-    )
-    u = beside(name, "log_targets", u, "log_predictions", p)
+    p, u = _distributions("kl_divergence_with_log_targets", log_predictions, log_targets, "log_targets")
     return jnp.sum(jnp.exp(u) * (u - p), axis=axis, where=where)
 
 
@@ -173,11 +169,7 @@ convex_kl_divergence = generalized_kl_divergence  # its name in optax until 0.2.
 #   (4) an element that does not count, or was broadcast: 0, or the sum over its copies
 def _declare(loss: Rule[..., jax.Array], other: str, slopes: Any) -> None:
     """Declares both passes; slopes(p, other) gives the derivatives by the two."""
-
-    @loss.forward
-    def forward(**values: Any) -> tuple[jax.Array, dict[str, Any]]:
-        kept = {n: values[n] for n in ("log_predictions", other, "where")}
-        return loss.primal(**values), kept
+    keep_inputs(loss)
 
     @loss.backward
     def backward(residuals: Mapping[str, Any], y_bar: jax.Array, axis: Axis) -> dict[str, Any]:
@@ -234,9 +226,8 @@ def _samples(log: bool) -> Any:
         def make(shape: tuple[int, ...], other: tuple[int, ...] | None = None) -> tuple[jax.Array, jax.Array]:
             kp, kt = jax.random.split(key)
             p, t = jax.random.normal(kp, shape), jax.random.normal(kt, other or shape)
-            return jax_nn.log_softmax(p, None), jax_nn.log_softmax(t, None) if log else jax_nn.softmax(
-                t, None
-            )
+            of_targets = jax_nn.log_softmax if log else jax_nn.softmax
+            return jax_nn.log_softmax(p, None), of_targets(t, None)
 
         yield Sample("rows", make((3, 4)))
         yield Sample("masked", make((3, 4)), {"where": jax.random.bernoulli(key, 0.6, (3, 4))})

@@ -13,7 +13,7 @@ from overbar._contract import RuleError, describe, is_float
 from overbar._dtypes import computing
 from overbar._jax_nn import jax_nn
 from overbar._like import summed_to
-from overbar.losses._axes import check_float, together
+from overbar.losses._inputs import bar_of, real_floats, together
 from overbar.rule import Sample, rule
 
 Max = Callable[..., Any]
@@ -76,8 +76,7 @@ def fenchel_young_loss(
 def _rows(scores: ArrayLike, targets: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """Scores and targets as they are computed with; refuses what does not fit."""
     name = "losses.fenchel_young_loss"
-    s, t = jnp.asarray(scores), jnp.asarray(targets)
-    check_float(name, "scores", s)
+    s, t = real_floats(name, "scores", scores, least=1), jnp.asarray(targets)
     if not t.ndim or t.shape[-1] != s.shape[-1] or jnp.iscomplexobj(t):
         raise RuleError(
             f"rule {name}: expected real targets (..., n) for scores (..., n), "
@@ -130,9 +129,9 @@ def fenchel_young_loss_backward(
     wide = computing(y_bar.dtype)
     loss_bar = y_bar.astype(wide)[..., None]
     argmax, t, s = together(*(residuals[n].astype(wide) for n in ("argmax", "targets", "scores")))
-    bars: dict[str, Any] = {"scores": summed_to(scores.shape, loss_bar * (argmax - t)).astype(scores.dtype)}
+    bars: dict[str, Any] = {"scores": bar_of(scores, loss_bar * (argmax - t))}
     if is_float(targets):
-        bars["targets"] = summed_to(targets.shape, -loss_bar * s).astype(targets.dtype)
+        bars["targets"] = bar_of(targets, -loss_bar * s)
     if parameters is not None:
         largest, pull = jax.vjp(lambda theta: _max(max_fun, options)(scores, theta), parameters)
         (of_parameters,) = pull(summed_to(largest.shape, y_bar).astype(largest.dtype))

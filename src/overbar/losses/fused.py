@@ -19,7 +19,7 @@ from overbar._adapter import vary_over, varying_axes
 from overbar._contract import RuleError, describe
 from overbar._dtypes import computing
 from overbar._jax_nn import jax_nn
-from overbar.losses._axes import check_float, check_integers
+from overbar.losses._inputs import check_float, check_integers
 from overbar.rule import Sample, rule
 
 ENTRIES = 2**20  # of a block of logits: 4 MB in float32, near what a core's cache holds

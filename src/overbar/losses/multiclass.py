@@ -12,8 +12,7 @@ from jax.typing import ArrayLike
 from overbar._contract import RuleError, describe
 from overbar._dtypes import computing, widest
 from overbar._jax_nn import jax_nn
-from overbar._like import summed_to
-from overbar.losses._axes import check_float, check_integers
+from overbar.losses._inputs import bar_of, check_integers, keep_inputs, real_floats
 from overbar.rule import Rule, Sample, rule
 
 _RESIDUALS = {"scores": "s", "labels": "the data"}
@@ -25,8 +24,7 @@ def _scores(name: str, scores: ArrayLike, labels: ArrayLike) -> tuple[jax.Array,
     A label that is no class, a negative one too, marks nothing, as in jax.nn.one_hot. The loss has
     the default float dtype or the scores' where that is wider, as with optax's one-hot labels.
     """
-    s = jnp.asarray(scores)
-    check_float(name, "scores", s)
+    s = real_floats(name, "scores", scores, least=1)
     labels = check_integers(name, jnp.asarray(labels))
     dtype = widest([s.dtype, jnp.zeros(()).dtype])
     rank = max(s.ndim, labels.ndim + 1)
@@ -62,10 +60,7 @@ def _perceptron_margins(s: jax.Array, is_label: jax.Array) -> jax.Array:
 #   (3) where the label alone is largest the two cancel and s̄ is 0
 def _declare_passes(loss: Rule[..., jax.Array], margins: Any) -> None:
     """Declares forward and backward of max(margins) − s_label."""
-
-    @loss.forward
-    def forward(scores: jax.Array, labels: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
-        return loss.primal(scores, labels), {"scores": scores, "labels": labels}
+    keep_inputs(loss)
 
     @loss.backward
     def backward(residuals: Mapping[str, Any], y_bar: jax.Array) -> dict[str, Any]:
@@ -75,7 +70,7 @@ def _declare_passes(loss: Rule[..., jax.Array], margins: Any) -> None:
         largest, nothing, whole = a == jnp.max(a, -1, keepdims=True), jnp.zeros((), dtype), y_bar[..., None]
         share = whole / jnp.sum(largest.astype(dtype), -1, keepdims=True)
         bar = jnp.where(largest, share, nothing) - jnp.where(is_label, whole, nothing)  # (2)
-        return {"scores": summed_to(scores.shape, bar).astype(scores.dtype)}
+        return {"scores": bar_of(scores, bar)}
 
 
 @rule(
@@ -245,8 +240,7 @@ def multiclass_sparsemax_loss(scores: ArrayLike, labels: ArrayLike) -> jax.Array
 def _rows(scores: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """Scores in the dtype to compute in, and the labels; refuses what does not fit."""
     name = "losses.multiclass_sparsemax_loss"
-    s = jnp.asarray(scores)
-    check_float(name, "scores", s)
+    s = real_floats(name, "scores", scores, least=1)
     labels = check_integers(name, jnp.asarray(labels))
     if s.ndim != 2 or labels.shape != s.shape[:1]:
         raise RuleError(

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from overbar._dtypes import computing
 from overbar._jax_nn import jax_nn
 from overbar._tails import apart
-from overbar.losses._inputs import Axis, bar_of, beside, real_floats, spread, where_given
+from overbar.losses._inputs import Axis, bar_of, beside, keep_inputs, real_floats, spread, where_given
 from overbar.rule import Sample, rule
 
 
@@ -78,12 +78,7 @@ def poly_loss_cross_entropy(
     return cross_entropy + epsilon * rest
 
 
-@poly_loss_cross_entropy.forward
-def poly_forward(
-    logits: jax.Array, labels: jax.Array, *, epsilon: jax.Array, axis: Axis, where: Any
-) -> tuple[jax.Array, dict[str, Any]]:
-    y = poly_loss_cross_entropy.primal(logits, labels, epsilon=epsilon, axis=axis, where=where)
-    return y, {"logits": logits, "labels": labels, "epsilon": epsilon, "where": where}
+keep_inputs(poly_loss_cross_entropy)
 
 
 # Derivation for L = Σ_i t_i (ε (1 − p_i) − log p_i), p = softmax(x), over the classes that count.

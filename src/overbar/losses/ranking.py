@@ -11,8 +11,8 @@ from jax.typing import ArrayLike
 
 from overbar._contract import RuleError, describe, is_float
 from overbar._dtypes import computing
-from overbar.losses._axes import check_float
-from overbar.losses.classification import kept_on, shifted, total_of
+from overbar.losses._inputs import real_floats, where_given
+from overbar.losses.classification import shifted, total_of
 from overbar.rule import Sample, rule
 
 Reduce = Callable[..., Any] | None
@@ -80,8 +80,7 @@ def _lists(
 ) -> tuple[jax.Array, jax.Array, jax.Array | None, Any]:
     """Logits and weighted labels, 0 off the mask, in the dtype to compute in; refuses what does not fit."""
     name = "losses.ranking_softmax_loss"
-    x = jnp.asarray(logits)
-    check_float(name, "logits", x)
+    x = real_floats(name, "logits", logits, least=1)
     others = {"labels": labels, "where": where, "weights": weights}
     for what, value in others.items():
         if value is not None and jnp.shape(value) != x.shape:
@@ -91,7 +90,7 @@ def _lists(
             )
     mask = None if where is None else jnp.asarray(where)
     wide = computing(x.dtype)
-    t = kept_on(mask, jnp.asarray(labels).astype(wide))
+    t = where_given(mask, jnp.asarray(labels).astype(wide))
     if weights is not None:
         t = t * jnp.asarray(weights).astype(wide)
     return x.astype(wide), t, mask, x.dtype
@@ -99,7 +98,7 @@ def _lists(
 
 def _below(x: jax.Array, mask: jax.Array | None) -> jax.Array:
     """The logits less the largest of their list, −∞ for those that do not count."""
-    return shifted(x if mask is None else jnp.where(mask, x, -jnp.inf), -1, None)
+    return shifted(where_given(mask, x, -jnp.inf), -1, None)
 
 
 def _of_lists(x: jax.Array, weighted: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
@@ -113,7 +112,7 @@ def _reduced(losses: jax.Array, mask: jax.Array | None, reduce_fn: Reduce) -> ja
     """The losses reduced; lists of which nothing counts left out, and the mean of none 0."""
     counts = None if mask is None else jnp.any(mask, axis=-1)
     if reduce_fn is None:
-        return kept_on(counts, losses)
+        return where_given(counts, losses)
     y = jnp.asarray(reduce_fn(losses, where=counts))
     if reduce_fn is jnp.mean:
         return jnp.where(jnp.isnan(y) & ~jnp.any(jnp.isnan(losses)), 0.0, y)
@@ -156,9 +155,9 @@ def ranking_softmax_loss_backward(
     below = _below(x, mask)
     of_items = list_bar * weighted
     share = jnp.sum(of_items, axis=-1, keepdims=True) / total
-    x_bar = kept_on(mask, share * jnp.exp(below) - of_items)  # (2)
+    x_bar = where_given(mask, share * jnp.exp(below) - of_items)  # (2)
     bars = {"logits": x_bar.astype(logits.dtype)}
-    surprise = kept_on(mask, -list_bar * (below - jnp.log(total)))
+    surprise = where_given(mask, -list_bar * (below - jnp.log(total)))
     if is_float(labels):
         t_bar = surprise if weights is None else surprise * weights.astype(wide)
         bars["labels"] = t_bar.astype(labels.dtype)  # (3)
@@ -176,13 +175,12 @@ def _list_bars(
 ) -> jax.Array:
     """The bar of each list's loss."""
     if lists is not None:
-        return jax.vjp(lambda losses: _reduced(losses, mask, reduce_fn).astype(y_bar.dtype), lists)[1](y_bar)[
-            0
-        ]
+        _, pull = jax.vjp(lambda losses: _reduced(losses, mask, reduce_fn).astype(y_bar.dtype), lists)
+        return pull(y_bar)[0]
     counts = jnp.ones(shape, bool) if mask is None else jnp.any(mask, axis=-1)
     if reduce_fn is jnp.mean:
         y_bar = y_bar / jnp.sum(counts).astype(y_bar.dtype)
-    return kept_on(counts, jnp.broadcast_to(y_bar, shape))  # (1)
+    return where_given(counts, jnp.broadcast_to(y_bar, shape))  # (1)
 
 
 @ranking_softmax_loss.reference

@@ -14,7 +14,7 @@ from overbar._dtypes import computing
 from overbar._jax_nn import jax_nn
 from overbar._like import summed_to
 from overbar._tails import apart
-from overbar.losses._inputs import Axis, bar_of, beside, real_floats, same_shape
+from overbar.losses._inputs import Axis, bar_of, beside, keep_inputs, real_floats, same_shape
 from overbar.rule import Sample, rule
 
 LEAST_FREQUENCY = 1e-7  # beside the squared frequency of a class, against a division by 0
@@ -46,6 +46,7 @@ class _Dice(NamedTuple):
     """1 − (I + s)/(I + α (P − I) + β (T − I) + s) of each class, and what it is made of."""
 
     loss: jax.Array
+    p: jax.Array  # the probabilities
     coefficient: jax.Array
     denominator: jax.Array
     both: jax.Array  # I = Σ p t
@@ -53,14 +54,24 @@ class _Dice(NamedTuple):
     wanted: jax.Array  # T = Σ t
 
 
-def _dice(p: jax.Array, t: jax.Array, smooth: Any, alpha: Any, beta: Any, axis: Any) -> _Dice:
-    both, predicted, wanted = (jnp.sum(v, axis=axis) for v in (p * t, p, t))
+def _dice(
+    x: jax.Array,
+    t: jax.Array,
+    smooth: Any,
+    alpha: Any = 0.5,
+    beta: Any = 0.5,
+    *,
+    apply: bool,
+    axis: Axis = None,
+) -> _Dice:
+    p = _probabilities(x, apply)
+    both, predicted, wanted = (jnp.sum(v, axis=_pixels(x, axis)) for v in (p * t, p, t))
     denominator = both + alpha * (predicted - both) + beta * (wanted - both) + smooth
     coefficient = (both + smooth) / denominator
-    return _Dice(1.0 - coefficient, coefficient, denominator, both, predicted, wanted)
+    return _Dice(1.0 - coefficient, p, coefficient, denominator, both, predicted, wanted)
 
 
-def _sums_over(x: jax.Array, axis: Axis) -> Any:
+def _pixels(x: jax.Array, axis: Axis) -> Any:
     """The axes that are summed over: by default all but the first and the last."""
     return tuple(range(1, x.ndim - 1)) if axis is None else axis
 
@@ -92,17 +103,17 @@ def _dice_bars(
     t: jax.Array,
     d_bar: jax.Array,
     found: _Dice,
-    p: jax.Array,
-    parameters: Any,
+    alpha: Any = 0.5,
+    beta: Any = 0.5,
+    *,
     apply: bool,
-    axis: Any,
+    axis: Axis = None,
 ) -> dict[str, jax.Array]:
-    _, alpha, beta = parameters
-    f = found.coefficient
+    p, f = found.p, found.coefficient
     k = -d_bar / found.denominator  # (1)
 
     def to_pixels(bar: jax.Array) -> jax.Array:
-        return jnp.expand_dims(bar, axis)
+        return jnp.expand_dims(bar, _pixels(x, axis))
 
     both_bar = to_pixels(k * (1 - f * (1 - alpha - beta)))  # (2)
     p_bar = both_bar * t + to_pixels(-k * f * alpha)  # (4)
@@ -202,7 +213,7 @@ def dice_loss(
     x, t = _aligned(name, predictions, targets)
     if reduction not in ("mean", "sum", "none"):
         raise RuleError(f'rule {name}: reduction must be "mean", "sum" or "none", but came as {reduction!r}.')
-    loss = _dice(_probabilities(x, apply_softmax), t, smooth, alpha, beta, _sums_over(x, axis)).loss
+    loss = _dice(x, t, smooth, alpha, beta, apply=apply_softmax, axis=axis).loss
     if class_weights is not None:
         if jnp.ndim(class_weights) != 1:
             raise RuleError(
@@ -213,9 +224,7 @@ def dice_loss(
     return loss if reduction == "none" else getattr(jnp, reduction)(loss, axis=-1)
 
 
-@dice_loss.forward
-def dice_forward(**values: Any) -> tuple[jax.Array, dict[str, Any]]:
-    return dice_loss.primal(**values), {n: values[n] for n in dice_loss.residuals}
+keep_inputs(dice_loss)
 
 
 def _wide(residuals: Mapping[str, Any], names: tuple[str, ...], dtype: Any) -> list[jax.Array]:
@@ -233,9 +242,8 @@ def dice_backward(
 ) -> dict[str, Any]:
     wide = computing(y_bar.dtype)
     x, t = _aligned("losses.dice_loss", *_wide(residuals, ("predictions", "targets"), wide))
-    smooth, alpha, beta = parameters = _wide(residuals, ("smooth", "alpha", "beta"), wide)
-    p, axes = _probabilities(x, apply_softmax), _sums_over(x, axis)
-    found = _dice(p, t, smooth, alpha, beta, axes)
+    smooth, alpha, beta = _wide(residuals, ("smooth", "alpha", "beta"), wide)
+    found = _dice(x, t, smooth, alpha, beta, apply=apply_softmax, axis=axis)
     weights = residuals["class_weights"]
     w = None if weights is None else _along_classes(weights.astype(wide), found.loss)
     weighted = found.loss if w is None else found.loss * w
@@ -245,7 +253,7 @@ def dice_backward(
         bar = jnp.broadcast_to(bar[..., None] / (counted[-1] if reduction == "mean" else 1), counted)
     bar = _with_background(bar, x, ignore_background)
     d_bar = bar if w is None else summed_to(found.loss.shape, bar * w)
-    bars = _dice_bars(x, t, d_bar, found, p, parameters, apply_softmax, axes)
+    bars = _dice_bars(x, t, d_bar, found, alpha, beta, apply=apply_softmax, axis=axis)
     return _back(residuals, {**bars, "class_weights": bar * found.loss})
 
 
@@ -287,8 +295,7 @@ def binary_dice_loss(
     [0.0001]
     """
     x, t = _binary(predictions, targets)
-    loss = _dice(_probabilities(x, apply_sigmoid), t, smooth, 0.5, 0.5, _sums_over(x, None)).loss
-    return jnp.mean(loss, axis=-1)
+    return jnp.mean(_dice(x, t, smooth, apply=apply_sigmoid).loss, axis=-1)
 
 
 def _binary(predictions: ArrayLike, targets: ArrayLike) -> tuple[jax.Array, jax.Array]:
@@ -303,10 +310,7 @@ def _binary(predictions: ArrayLike, targets: ArrayLike) -> tuple[jax.Array, jax.
     return _aligned(name, x, t)
 
 
-@binary_dice_loss.forward
-def binary_dice_forward(**values: Any) -> tuple[jax.Array, dict[str, Any]]:
-    y = binary_dice_loss.primal(**values)
-    return y, {n: values[n] for n in binary_dice_loss.residuals}
+keep_inputs(binary_dice_loss)
 
 
 @binary_dice_loss.backward
@@ -314,12 +318,11 @@ def binary_dice_backward(
     residuals: Mapping[str, Any], y_bar: jax.Array, apply_sigmoid: bool
 ) -> dict[str, Any]:
     wide = computing(y_bar.dtype)
-    x, t = _binary(*_wide(residuals, ("predictions", "targets"), wide))
-    (smooth,) = _wide(residuals, ("smooth",), wide)
-    p, axes = _probabilities(x, apply_sigmoid), _sums_over(x, None)
-    found = _dice(p, t, smooth, 0.5, 0.5, axes)
+    *both, smooth = _wide(residuals, ("predictions", "targets", "smooth"), wide)
+    x, t = _binary(*both)
+    found = _dice(x, t, smooth, apply=apply_sigmoid)
     d_bar = jnp.broadcast_to(y_bar.astype(wide)[..., None] / found.loss.shape[-1], found.loss.shape)
-    return _back(residuals, _dice_bars(x, t, d_bar, found, p, (smooth, 0.5, 0.5), apply_sigmoid, axes))
+    return _back(residuals, _dice_bars(x, t, d_bar, found, apply=apply_sigmoid))
 
 
 @rule(
@@ -373,7 +376,7 @@ def multiclass_generalized_dice_loss(
     t = beside(name, "targets", targets, "predictions", x)
     same_shape(name, "targets", t, "predictions", x)
     x, t = _aligned(name, x, t)
-    loss = _dice(_probabilities(x, apply_softmax), t, smooth, 0.5, 0.5, _sums_over(x, None)).loss
+    loss = _dice(x, t, smooth, apply=apply_softmax).loss
     loss = loss * _along_classes(_rarity(t)[0], loss)
     return jnp.mean(_without_background(loss, x, ignore_background))
 
@@ -386,10 +389,7 @@ def _rarity(t: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     return u / total * len(u), u, total, n
 
 
-@multiclass_generalized_dice_loss.forward
-def generalized_dice_forward(**values: Any) -> tuple[jax.Array, dict[str, Any]]:
-    y = multiclass_generalized_dice_loss.primal(**values)
-    return y, {n: values[n] for n in multiclass_generalized_dice_loss.residuals}
+keep_inputs(multiclass_generalized_dice_loss)
 
 
 # Derivation for L = mean w d, over the batch and the C classes, w = C u/U, U = Σ u, u = 1/(n² + 1e-7).
@@ -401,17 +401,13 @@ def generalized_dice_backward(
     residuals: Mapping[str, Any], y_bar: jax.Array, apply_softmax: bool, ignore_background: bool
 ) -> dict[str, Any]:
     wide = computing(y_bar.dtype)
-    x, t = _wide(residuals, ("predictions", "targets"), wide)
-    (smooth,) = _wide(residuals, ("smooth",), wide)
-    p, axes = _probabilities(x, apply_softmax), _sums_over(x, None)
-    found = _dice(p, t, smooth, 0.5, 0.5, axes)
+    x, t, smooth = _wide(residuals, ("predictions", "targets", "smooth"), wide)
+    found = _dice(x, t, smooth, apply=apply_softmax)
     w, u, total, n = _rarity(t)
     counted = _without_background(found.loss, x, ignore_background)
     bar = jnp.broadcast_to(y_bar.astype(wide) / max(counted.size, 1), counted.shape)
     bar = _with_background(bar, x, ignore_background)
-    bars = _dice_bars(
-        x, t, bar * _along_classes(w, bar), found, p, (smooth, 0.5, 0.5), apply_softmax, axes
-    )  # (1)
+    bars = _dice_bars(x, t, bar * _along_classes(w, bar), found, apply=apply_softmax)  # (1)
     w_bar = jnp.sum(bar * found.loss, axis=tuple(range(bar.ndim - 1)))
     u_bar = len(u) * (w_bar - jnp.sum(w_bar * u) / total) / total  # (2)
     n_bar = -2 * n * u * u * u_bar  # (3)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from overbar._dtypes import computing
-from overbar.losses._inputs import Axis, bar_of, real_floats
+from overbar.losses._inputs import Axis, bar_of, keep_inputs, real_floats
 from overbar.rule import Sample, rule
 
 
@@ -57,12 +57,7 @@ def smooth_labels(
         return (1.0 - jnp.asarray(alpha)) * labels + alpha / _classes(labels, axis, where)
 
 
-@smooth_labels.forward
-def smooth_labels_forward(
-    labels: jax.Array, alpha: jax.Array, axis: Axis, where: Any
-) -> tuple[jax.Array, dict[str, Any]]:
-    y = smooth_labels.primal(labels, alpha, axis=axis, where=where)
-    return y, {"labels": labels, "alpha": alpha, "where": where}
+keep_inputs(smooth_labels)
 
 
 # Derivation for y = (1 − α) t + α/n.

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import jax
 import pytest
 
-PATH = Path(__file__).parents[3] / "experiments" / "benchmarks" / "graph_passes.py"
-
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.setattr("sys.path", list(sys.path))
-    spec = importlib.util.spec_from_file_location("graph_passes", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark(script):
+    return script("graph_passes")
 
 
 def small(module):

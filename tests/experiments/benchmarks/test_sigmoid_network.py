@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
 
-PATH = Path(__file__).parents[3] / "experiments" / "benchmarks" / "sigmoid_network.py"
-
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    spec = importlib.util.spec_from_file_location("sigmoid_network", PATH)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setattr("sys.path", list(sys.path))
-    spec.loader.exec_module(module)
+def benchmark(script, monkeypatch):
+    module = script("sigmoid_network")
     monkeypatch.setattr(module, "SIZES", module.SIZES[1:2])
     return module
 

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-PATH = Path(__file__).parents[3] / "experiments" / "benchmarks" / "training.py"
-
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    spec = importlib.util.spec_from_file_location("training", PATH)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setattr("sys.path", list(sys.path))
-    spec.loader.exec_module(module)
-    return module
+def benchmark(script):
+    return script("training")
 
 
 def test_all_train_alike(benchmark, tmp_path, capsys):
