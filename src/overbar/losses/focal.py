@@ -64,20 +64,20 @@ def _parts(x: jax.Array, t: jax.Array, gamma: jax.Array) -> _Parts:
         return jnp.where(sure, e.times(v, e.q), v)
 
     entropy = jnp.where(sure, kappa, far * u + log_s)
-    log_r = _log_wrong(*_log_sigmoids(x), t)
-    lost = jnp.where((far == 0) | (near == 0), (-u * near - log_r) - log_s, h / s * jnp.exp(-log_r) - 1)
-    return _Parts(sign, u, E, s, near, far, sure, h, entropy, _power(gamma, log_r, lost), times_E)
+    size = jnp.minimum(-_log_wrong(*_log_sigmoids(x), t), info.max)
+    lost = jnp.where((far == 0) | (near == 0), log_s - (size - u * near), 1 - h / s * jnp.exp(size))
+    return _Parts(sign, u, E, s, near, far, sure, h, entropy, _power(gamma, size, lost), times_E)
 
 
-def _power(gamma: jax.Array, log_r: jax.Array, lost: jax.Array) -> Any:
-    """v, w -> v (w r^γ), where log r is log_r + lost.
+def _power(gamma: jax.Array, size: jax.Array, lost: jax.Array) -> Any:
+    """v, w -> v (w r^γ), where −log r is size + lost.
 
-    An error of the exponent comes out as large in its power: so what log r and its product with γ
-    have lost by rounding is put back.
+    An error of the exponent comes out as large in its power: so what size and its product with γ have
+    lost by rounding is put back.
     """
-    gamma, log_r = jnp.minimum(gamma, jnp.finfo(gamma.dtype).max), -log_r
-    exponent = gamma * log_r
-    e = tail(exponent, _product_error(gamma, log_r, exponent) - gamma * lost)
+    gamma = jnp.minimum(gamma, jnp.finfo(gamma.dtype).max)
+    exponent = gamma * size
+    e = tail(exponent, _product_error(gamma, size, exponent) + gamma * lost)
     return lambda v, w: e.times(v, w * e.q)
 
 
