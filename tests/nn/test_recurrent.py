@@ -169,7 +169,7 @@ def test_error_is_near_autodiffs(name, dtype, scale):
     """Root mean square distance to the float64 bars of the same inputs, beside jax.grad's of a plain scan.
 
     In half precision it is far less. In float32 it is not always at most: one long product for the
-    weights' bars rounds more than a sum of a product a step does (measured: up to 1.74 times as much).
+    weights' bars rounds more than a sum of a product a step does (measured here: up to 1.53 times as much; at the bench sample 1.14).
     """
     args = inputs(name, 24, 8, 8, 16, dtype, states=False)
     args[1:] = [a * jnp.asarray(scale, dtype) for a in args[1:]]
@@ -184,7 +184,7 @@ def test_error_is_near_autodiffs(name, dtype, scale):
         return [np.sqrt(np.mean((a - b) ** 2)) for a, b in zip(got, truth, strict=True)]
 
     truth = bars(plain, jnp.float64)
-    bound = 2.0 if dtype == jnp.float32 else 0.6
+    bound = 1.6 if dtype == jnp.float32 else 0.6
     for ours, autodiffs in zip(error(bars(f, dtype)), error(bars(plain, dtype)), strict=True):
         assert ours <= bound * autodiffs
 
@@ -199,13 +199,22 @@ def test_keeps_little(name, kept):
     assert ours[0] < 0.7 * plain[0]
 
 
+def scans_of(program):
+    for eqn in program.eqns:
+        if eqn.primitive.name == "scan":
+            yield eqn
+        else:
+            for inner in jax.tree.leaves(list(eqn.params.values())):
+                if hasattr(inner, "eqns"):
+                    yield from scans_of(inner)
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_one_product_a_step_each_way(name):
     """The input's share is made before the forward scan, the weights' bars after the backward one."""
     args = inputs(name, 4, 2, 3, 2, states=False)
-    jaxpr = jax.make_jaxpr(lambda *a: pulled(RULES[name][0], a))(*args)
-    scans = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "scan"]
-    inside = [str(eqn.params["jaxpr"]).count("dot_general[") for eqn in scans]
+    program = jax.make_jaxpr(lambda *a: pulled(RULES[name][0], a))(*args)
+    inside = [str(eqn.params["jaxpr"]).count("dot_general[") for eqn in scans_of(program)]
     assert inside == [1, 1]
 
 

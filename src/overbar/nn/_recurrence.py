@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -85,17 +86,66 @@ def side_by_side(*blocks: jax.Array) -> list[jax.Array]:
     return jnp.split(jax.lax.optimization_barrier(jnp.concatenate(blocks, axis=-1)), len(blocks), axis=-1)
 
 
+Step = Callable[[Any, Any, Any], tuple[Any, jax.Array]]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 5))
+def scan_over(
+    step: Step, weights: Any, start: Any, xs: Any, over: jax.Array, reverse: bool
+) -> tuple[Any, jax.Array]:
+    """`jax.lax.scan`, whose outputs are written over an array that is not needed any more.
+
+    XLA makes the array that a scan's outputs go into as soon as it can, before the forward scan, and
+    holds it all along; and what backward makes of a recurrent layer is as large as what forward keeps.
+
+    Args:
+      step: (weights, carry, the step's xs) -> (carry, output).
+      weights: what all steps use.
+      start: the first carry.
+      xs: along the sequence.
+      over: an array of the outputs' shape and dtype, whatever it holds.
+      reverse: whether to go from the last step to the first.
+
+    Returns:
+      The last carry and the outputs of all steps.
+    """
+    if not over.shape[0]:
+        return start, over
+
+    def body(carry: tuple[Any, jax.Array], at: tuple[jax.Array, Any]) -> tuple[Any, None]:
+        (carry, outputs), (t, x) = carry, at
+        carry, output = step(weights, carry, x)
+        return (carry, jax.lax.dynamic_update_slice(outputs, output[None], (t, *[0] * output.ndim))), None
+
+    (end, outputs), _ = jax.lax.scan(body, (start, over), (jnp.arange(over.shape[0]), xs), reverse=reverse)
+    return end, outputs
+
+
+@scan_over.defjvp
+def _scan_over_jvp(step: Step, reverse: bool, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Any:
+    """That of the plain scan: through the other one JAX would go through the whole array at every step."""
+
+    def plain(weights: Any, start: Any, xs: Any) -> tuple[Any, jax.Array]:
+        return jax.lax.scan(lambda carry, x: step(weights, carry, x), start, xs, reverse=reverse)
+
+    return jax.jvp(plain, primals[:3], tangents[:3])
+
+
 def summed(operands: jax.Array, z_bar: jax.Array) -> jax.Array:
-    """Σ (operands)ᵀ z̄ over steps and batch, (T, B, N) and (T, B, M) → (N, M): one matrix product."""
-    return jnp.tensordot(operands, z_bar, axes=((0, 1), (0, 1)))
+    """Σ (operands)ᵀ z̄ over steps and batch, (T, B, N) and (T, B, M) → (N, M): one matrix product.
+
+    In parts of the sequence side by side, and these summed last: it rounds less than one long sum.
+    """
+    parts = max(n for n in range(1, 5) if operands.shape[0] % n == 0)
+    a, b = (v.reshape(parts, v.shape[0] // parts, *v.shape[1:]) for v in (operands, z_bar))
+    return jnp.sum(jnp.einsum("ptbn,ptbm->pnm", a, b), axis=0)
 
 
 # Derivation of the bars that come from z_t = x_t w_ih + h_{t−1} w_hh + b, with z̄ from the backward scan.
 #   (1) the parameters are used once in every step, so their bars are sums over the steps:
 #       w̄_ih = Σ_t x_tᵀ z̄_t,  w̄_hh = Σ_t h_{t−1}ᵀ z̄_t,  b̄ = Σ_t Σ_B z̄_t
 #   (2) a sum of products over t is one product of the operands set one below another
-#   (3) both weights meet the same z̄, so their operands stand side by side: [x | h₋]ᵀ z̄
-#   (4) x̄_t = z̄_t w_ihᵀ has no sum, and is one product for all the steps
+#   (3) x̄_t = z̄_t w_ihᵀ has no sum, and is one product for all the steps
 def products(x: jax.Array, h_before: jax.Array, z_bar: jax.Array, w_ih: jax.Array) -> dict[str, jax.Array]:
     """The bars of x, w_ih, w_hh and b, by name, where both weights make the one z (T, B, gH).
 
@@ -105,11 +155,10 @@ def products(x: jax.Array, h_before: jax.Array, z_bar: jax.Array, w_ih: jax.Arra
       z_bar: (T, B, gH).
       w_ih: (D, gH).
     """
-    weights = summed(jnp.concatenate([x, h_before], axis=-1), z_bar)  # (2), (3)
     return {
-        "x": jnp.matmul(z_bar, w_ih.T),  # (4)
-        "w_ih": weights[: x.shape[-1]],
-        "w_hh": weights[x.shape[-1] :],
+        "x": jnp.matmul(z_bar, w_ih.T),  # (3)
+        "w_ih": summed(x, z_bar),  # (2)
+        "w_hh": summed(h_before, z_bar),
         "b": jnp.sum(z_bar, axis=(0, 1)),  # (1)
     }
 

@@ -15,6 +15,7 @@ from overbar.nn._recurrence import (
     checked,
     first,
     products,
+    scan_over,
     sequence_samples,
     side_by_side,
     wide,
@@ -154,9 +155,8 @@ def lstm_backward(residuals: Mapping[str, Any], y_bar: Any, return_cell: bool) -
     dtype = residuals["x"].dtype
     y_bar, c_bar = wide(*y_bar) if return_cell else (*wide(y_bar), None)
     x, w_ih, w_hh, h0 = wide(*(residuals[n] for n in ("x", "w_ih", "w_hh", "h0")))
-    w_hh_transposed = w_hh.T  # once, not in every step
 
-    def step(later: tuple[jax.Array, jax.Array], at: Mapping[str, Any]) -> Any:
+    def step(w_hh_transposed: jax.Array, later: tuple[jax.Array, jax.Array], at: Mapping[str, Any]) -> Any:
         h_bar, c_bar = later
         c_before, (i, f, g, o) = at["c"], at["gates"]
         t = jnp.tanh(f * c_before + i * g)
@@ -173,7 +173,8 @@ def lstm_backward(residuals: Mapping[str, Any], y_bar: Any, return_cell: bool) -
 
     end = first(None, y_bar, w_hh), first(c_bar, y_bar, w_hh)
     steps = {"y_bar": y_bar, "c": residuals["c"], "gates": residuals["gates"]}
-    (h0_bar, c0_bar), z_bar = jax.lax.scan(step, end, steps, reverse=True)
+    over = jnp.concatenate(residuals["gates"], axis=-1)
+    (h0_bar, c0_bar), z_bar = scan_over(step, w_hh.T, end, steps, over, True)
     h_before = before(residuals["h"], first(h0, x, w_hh))
     bars = {**products(x, h_before, z_bar, w_ih), "h0": h0_bar, "c0": c0_bar}  # (7), (6)
     return {name: bar.astype(dtype) for name, bar in bars.items()}
