@@ -178,9 +178,9 @@ def once(value: jax.Array) -> jax.Array:
 
 
 def apart(total: jax.Array) -> jax.Array:
-    """total, a sum, so that XLA does not join it and what it is broadcast to in one loop.
+    """total, a sum, so that XLA does not join it and what is made of it.
 
-    Its fusion for the CPU would write all that the sum is broadcast to out twice. A comparison between
+    Its fusion for the CPU would write all that a sum is broadcast to out twice. A comparison between
     the two keeps them apart.
     """
     return jnp.where(total > float(jnp.finfo(total.dtype).max), jnp.inf, total)
