@@ -161,7 +161,7 @@ ROWS = {
     "gelu(x, False)": Row(lambda x: nn.gelu(x, False), lambda x: jax.nn.gelu(x, False), gelu),
 }
 # Their e^−|x| is forward's: where it is no normal number, they are done. The others' bars are lifted.
-PLAIN = {"softplus", "log_sigmoid", "silu", "mish", "elu", "celu", "celu(x, 1.3)", "selu"}
+PLAIN = {"softplus", "log_sigmoid", "silu", "mish", "elu", "celu", "celu(x, 1.3)", "selu", "log1mexp"}
 COARSE = {"gelu": {np.float32: 64, np.float64: 512}}  # whose tanh is forward's: ULP of ȳ itself
 CONSTANTS = {}  # numbers as the dtype has them
 LINEAR = {"relu", "relu6", "leaky_relu", "hard_tanh", "hard_sigmoid", "hard_silu", "sparse_sigmoid"}
