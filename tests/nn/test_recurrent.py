@@ -169,7 +169,8 @@ def test_error_is_near_autodiffs(name, dtype, scale):
     """Root mean square distance to the float64 bars of the same inputs, beside jax.grad's of a plain scan.
 
     In half precision it is far less. In float32 it is not always at most: one long product for the
-    weights' bars rounds more than a sum of a product a step does (measured here: up to 1.53 times as much; at the bench sample 1.14).
+    weights' bars rounds more than a sum of a product a step does (measured here: up to 1.53 times as much;
+    at the bench sample 1.14).
     """
     args = inputs(name, 24, 8, 8, 16, dtype, states=False)
     args[1:] = [a * jnp.asarray(scale, dtype) for a in args[1:]]

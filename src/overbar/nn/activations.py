@@ -3,9 +3,10 @@
 Each has the primal of its namesake, so that outputs are the same bit for bit. In float32 and
 float64 every bar is within 4 ULP of the truth, in float16 and bfloat16 within 1 ULP, over the
 whole range, results below the smallest normal number excepted (the CPU backend flushes them);
-those of softplus, log_sigmoid and log1mexp as far as e^−|x| is no such number. For sigmoid and tanh that holds under `accuracy=jax.lax.AccuracyMode.HIGHEST`, the keyword that
-`jax.lax.logistic` and `jax.lax.tanh` have. Their default keeps the output, which the next layer
-keeps anyway, and has jax.grad's accuracy: 1 − y is 0 once y has rounded to 1 (z ≥ 17 in float32).
+those of softplus, log_sigmoid and log1mexp as far as e^−|x| is no such number. For sigmoid and
+tanh that holds under `accuracy=jax.lax.AccuracyMode.HIGHEST`, the keyword that `jax.lax.logistic`
+and `jax.lax.tanh` have. Their default keeps the output, which the next layer keeps anyway, and has
+jax.grad's accuracy: 1 − y is 0 once y has rounded to 1 (z ≥ 17 in float32).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from jax.typing import ArrayLike
 
 from overbar._contract import RuleError
 from overbar._jax_nn import jax_nn
-from overbar._tails import Decay, check_real, exp_series, is_single, once, size_of, tail, times_slope
+from overbar._tails import Decay, check_real, exp_series, is_single, once, size_of, times_slope
 from overbar.elementwise import elementwise
 from overbar.rule import Sample
 
