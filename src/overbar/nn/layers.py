@@ -125,6 +125,7 @@ def linear_samples(key: jax.Array) -> Iterator[Sample]:
     yield make("empty batch", (0,), 3, 2)
     yield make("no input features", (2,), 0, 3)
     yield make("bench", (256,), 512, 512, tags=("bench",))
+    yield make("bench, a classifier", (512,), 1024, 10, tags=("bench",))
 
 
 @rule(
