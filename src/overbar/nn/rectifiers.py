@@ -320,7 +320,7 @@ def _quotient(x: jax.Array, alpha: jax.Array) -> tuple[jax.Array, jax.Array]:
     u_high, u_low = halves(u)
     high, low = halves(alpha)
     rest = ((x - u_high * high) - (u_high * low + u_low * high)) - u_low * low
-    return u, jax.lax.stop_gradient(rest / alpha)
+    return u, jax.lax.stop_gradient(rest * (1 / alpha))
 
 
 def _celu_exponent(x: jax.Array, alpha: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -331,9 +331,9 @@ def _celu_exponent(x: jax.Array, alpha: jax.Array) -> tuple[jax.Array, jax.Array
 
 
 def _times_celu_slope(y_bar: jax.Array, x: jax.Array, alpha: jax.Array) -> jax.Array:
-    s, low = _celu_exponent(x, alpha)
-    q = jnp.exp(-s)
-    return jnp.where(x > 0, y_bar, y_bar * (q - q * low))
+    u, low = _quotient(jnp.where(x > 0, 0.0, x), alpha)
+    q = jnp.exp(u)
+    return jnp.where(x > 0, y_bar, y_bar * (q + q * jnp.where(jnp.abs(low) < 1, low, 0)))
 
 
 def _times_celu_slope_by_alpha(y_bar: jax.Array, x: jax.Array, alpha: jax.Array) -> jax.Array:
