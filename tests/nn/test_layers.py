@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import overbar
 from overbar import RuleError, nn
 
 
@@ -79,3 +80,30 @@ def test_bilinear_in_half_precision_is_rounded_once():
     assert jnp.all(x1_bar == 32)
     assert jnp.all(x2_bar == 16)
     assert jnp.all(w_bar == 512)
+
+
+@pytest.mark.parametrize("leading", [(64,), (4, 16)], ids=["rows", "two leading axes"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+def test_the_weights_bar_of_a_narrow_layer(leading, dtype):
+    """It is made transposed there: the same numbers, also where they are infinite or differentiated again."""
+    kx, kw, kg = jax.random.split(jax.random.key(0), 3)
+    x = jnp.abs(jax.random.normal(kx, (*leading, 512), dtype))
+    w = jax.random.normal(kw, (512, 10), dtype)
+    y_bar = jax.random.normal(kg, (*leading, 10), dtype).at[..., 3].set(jnp.inf)
+
+    def w_bar(f):
+        return jax.vjp(f, x, w)[1](y_bar)[1]
+
+    def bend(f):
+        def bar_of(w):
+            return jax.grad(lambda w: jnp.sum(jnp.tanh(0.02 * f(x, w))).astype(jnp.float32))(w)
+
+        return jax.grad(lambda w: jnp.sum(bar_of(w).astype(jnp.float32) ** 2))(w)
+
+    assert "gt" in str(jax.make_jaxpr(lambda: w_bar(nn.linear))())  # what keeps XLA from undoing it
+    for of in (w_bar, bend):
+        ours, twins = (of(f) for f in (nn.linear, overbar.twin(nn.linear)))
+        assert ours.dtype == twins.dtype == dtype
+        ours, twins = (np.asarray(v, np.float32) for v in (ours, twins))
+        size = np.abs(twins[np.isfinite(twins)]).max()
+        np.testing.assert_allclose(ours, twins, rtol=0, atol=4 * float(jnp.finfo(dtype).eps) * size)

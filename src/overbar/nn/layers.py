@@ -94,7 +94,8 @@ def _product(x: jax.Array, y_bar: jax.Array, sharding: Any) -> jax.Array:
     """
     leading = tuple(range(y_bar.ndim - 1))
     rows, wide, narrow = math.prod(y_bar.shape[:-1]), x.shape[-1], y_bar.shape[-1]
-    if sharding is None and 4 * narrow <= min(wide, max(rows, 256)) and not jnp.iscomplexobj(x):
+    slow = rows * wide >= 2**15 and 4 * narrow <= min(wide, max(rows, 256))  # measured on 2 cores
+    if slow and sharding is None and not jnp.iscomplexobj(x):
         return apart(jnp.tensordot(y_bar, x, axes=(leading, leading))).T
     return jnp.tensordot(x, y_bar, axes=(leading, leading), out_sharding=sharding)
 
