@@ -4,8 +4,8 @@
     cnn    3 × 3 convolution to 32 channels, max-pool, 3 × 3 to 64, max-pool, 128, 10, silu, with dropout,
            half of the pictures from the other side        at least 92 %
 
-With relu for the CNN's silu, two runs that differ by rounding alone part at its kinks, by 2 % in 200 steps; so
-they train along one curve, by the rules and by autodiff.
+With relu for the CNN's silu, two runs that differ by rounding alone part at its kinks, by 2 % in 200
+steps; so they train along one curve, by the rules and by autodiff.
 
 The four files are Debian's package dataset-fashion-mnist (`apt install dataset-fashion-mnist`); `--data`
 takes any folder with such files, as MNIST's own.
