@@ -27,9 +27,9 @@ from overbar.rule import Sample
 #   (6) ᾱ = Σ L̄ (2t − 1) c r^γ
 #   (7) Where x is right and the label hard, t₀ = 0, all of it dies out with E: r = E/s, c = log s = κ E with
 #       κ from log 2 to 1. In (3) the bracket is −E (1 + γ κ), and in (4) c/(t₀ + t₁E) is κ.
-#   (8) r^γ = e^−γρ, ρ = −log r: as forward has it, rounded, and what that lacks. With a hard label ρ = t₁ u + log s,
-#       so it lacks log s − (ρ − t₁ u); else e^(what it lacks) = e^−ρ/r, nearly 1. E and e^−γρ are multiplied
-#       last, in factors, so that nothing underflows before the bar does.
+#   (8) r^γ = e^−γρ, ρ = −log r: as forward has it, rounded, and what that lacks. With a hard label, where
+#       ρ = t₁ u + log s, that is log s − (ρ − t₁ u); else it is 1 − r e^ρ. E and e^−γρ are multiplied last,
+#       in factors, so that nothing underflows before the bar does.
 
 
 class _Parts(NamedTuple):
