@@ -263,3 +263,15 @@ def test_a_zero_vector_is_as_optax_has_it():
             for f in (getattr(m, name) for m in (losses, optax.losses))
         )
         np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_focals_bar_of_gamma_where_log1p_was_coarse():
+    """γ̄ = ȳ c r^γ log r at r = 0.58 to 0.75, where XLA's log1p(r − 1) had up to 126 ULP before JAX 0.12."""
+    x = np.linspace(0.3, 1.1, 50)
+    got = jax.vmap(jax.grad(lambda g, x: losses.sigmoid_focal_loss(x, 0.0, gamma=g)), (None, 0))(2.0, x)
+    with mpmath.workprec(DIGITS):
+        for a, b in zip(x, got, strict=True):
+            r = 1 / (1 + mpmath.exp(-mpmath.mpf(a)))
+            want = -mpmath.log(1 - r) * r**2 * mpmath.log(r)
+            assert abs(float(b) / want - 1) < 12 * 2.0**-52

@@ -72,10 +72,11 @@ def test_no_bar_at_padding_and_rows_that_sum_to_zero():
 def test_labels_that_are_no_class_and_half_precision():
     x, pads, labels, absent = operands()
     labels = labels.at[0, 0].set(-1).at[1, 1].set(9)
-    np.testing.assert_array_equal(
-        jax.jit(losses.ctc_loss)(x, pads, labels, absent),
-        jax.jit(optax.losses.ctc_loss)(x, pads, labels, absent),
-    )
+    ours, theirs = both("ctc_loss", labels, absent)
+    args = (x, pads, jnp.float32(-1e5))
+    np.testing.assert_array_equal(jax.jit(ours)(*args), jax.jit(theirs)(*args))
+    for error, allowed in namesake.errors(ours, theirs, args, jnp.float32)[:2]:  # nothing of it reaches x̄
+        assert error <= allowed
     half = x.astype(jnp.bfloat16)
     got = losses.ctc_loss(half, pads, labels, absent)
     assert got.dtype == jnp.float32

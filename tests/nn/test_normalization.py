@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 import namesake
 import overbar
@@ -86,6 +87,22 @@ def test_bytes_kept(name, dtype):
 def test_layer_norm_keeps_x_and_two_numbers_a_row():
     x, p = jnp.ones((8, 100)), jnp.ones(100)
     assert namesake.kept_bytes(nn.layer_norm, (x, p, p)) == x.nbytes + p.nbytes + 2 * 8 * 4
+
+
+@pytest.mark.skipif(jax.device_count() < 2, reason="needs two devices")
+@pytest.mark.parametrize("spec", [P("d", None), P(None, "d")])
+def test_on_a_mesh_with_explicit_axes(spec):
+    """Rows or features sharded: the bars are those of one device."""
+    args = arguments("layer_norm", np.random.default_rng(0))
+    x, scale, bias = (jnp.asarray(a[..., :6], jnp.float32) for a in args)
+    x = x[:4]
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Explicit,))
+    for f, parameters in ((nn.layer_norm, (scale, bias)), (nn.rms_norm, (scale,))):
+        bars = jax.grad(lambda *a, f=f: jnp.sum(f(*a) ** 3), tuple(range(1 + len(parameters))))
+        with jax.set_mesh(mesh):
+            got = bars(jax.device_put(x, spec), *(jax.device_put(p, P(spec[1])) for p in parameters))
+        for a, b in zip(got, bars(x, *parameters), strict=True):
+            np.testing.assert_allclose(np.asarray(a), b, rtol=1e-5, atol=1e-5)
 
 
 def test_constant_rows_have_finite_bars():

@@ -70,6 +70,7 @@ class _Lattice:
         self.dtype = dtype = widest([*floats, jnp.zeros(()).dtype])
         self.blank, self.labels = blank, labels
         self.batch, self.number = labels.shape
+        self.is_class = (labels >= 0) & (labels < logits.shape[2])
         self.logits = logits.astype(dtype)
         self.eta = eta.astype(dtype)
         self.pad = paddings.astype(dtype).T[:, :, None]
@@ -84,8 +85,7 @@ class _Lattice:
         classes = every.shape[2]
         index = jnp.clip(self.labels, 0, classes - 1)[:, None, :]
         found = jnp.take_along_axis(every, index, axis=2, mode="promise_in_bounds")
-        is_class = (self.labels >= 0) & (self.labels < classes)
-        found = jnp.where(is_class[:, None, :], found, jnp.zeros((), self.dtype))
+        found = jnp.where(self.is_class[:, None, :], found, jnp.zeros((), self.dtype))
         blank = every[:, :, self.blank : self.blank + 1]
         return every, found.transpose(1, 0, 2), blank.transpose(1, 0, 2)
 
@@ -169,7 +169,8 @@ def _shares(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
 #   (6) with (3) in (4) and (5) a frame takes each state's bar from three bars after it: its own, that of
 #       the blank of its column and that of the label in the next column. The factors of all frames and
 #       of both kinds of states are made at once, so that the scan has little to do
-#   (7) ē_n = ε̄⁺_n and b̄ = Σ_n φ̄⁺_n, so ℓ̄_k = Σ_n [k = label n] ē_n + [k = blank] b̄
+#   (7) ē_n = ε̄⁺_n and b̄ = Σ_n φ̄⁺_n, so ℓ̄_k = Σ_n [k = label n] ē_n + [k = blank] b̄; the bar
+#       of a label that is no class goes to none, for its probability is the constant 1
 #   (8) x̄ = ℓ̄ − p Σ_k ℓ̄ through the log-softmax
 #   (9) m̄ = Σ_n ε̄_n (ε_n − ε⁺_n) + Σ_n φ̄_n (φ_n − φ⁺_n)
 #   (10) η̄ collects what passed at a price of η, and what started there
@@ -212,10 +213,11 @@ def _backward(
     phi_new, emit_new = ((1.0 - pad) * bars).swapaxes(0, 1)  # (2)
     blank_bar = jnp.sum(phi_new, axis=-1).T[:, :, None]  # (7)
     is_label = jax_nn.one_hot(lattice.labels, every.shape[2], dtype=lattice.dtype)
-    of_class = jnp.einsum("tbn,bnk->btk", emit_new[..., 1:], is_label, precision=jax.lax.Precision.HIGHEST)
+    of_label = jnp.where(lattice.is_class[None], emit_new[..., 1:], jnp.zeros((), lattice.dtype))
+    of_class = jnp.einsum("tbn,bnk->btk", of_label, is_label, precision=jax.lax.Precision.HIGHEST)
     is_blank = jnp.arange(every.shape[2]) == lattice.blank
     of_class = of_class + jnp.where(is_blank, blank_bar, jnp.zeros((), lattice.dtype))
-    whole = jnp.sum(emit_new, axis=-1).T[:, :, None] + blank_bar
+    whole = jnp.sum(of_label, axis=-1).T[:, :, None] + blank_bar
     logits_bar = of_class - jnp.exp(every) * whole  # (8)
 
     pad_bar = jnp.sum(bars[:, 0] * (phi - alphas.new[0]), axis=-1)  # (9)

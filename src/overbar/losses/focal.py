@@ -26,8 +26,10 @@ from overbar.rule import Sample
 #   (5) γ̄ = Σ L̄ a c r^γ log r
 #   (6) ᾱ = Σ L̄ (2t − 1) c r^γ
 #   (7) Where x is right and the label hard, t₀ = 0, all of it dies out with E: r = E/s, c = log s = κ E with
-#       κ from log 2 to 1. There r^γ = e^−γu s^−γ, in (3) the bracket is −E (1 + γ κ), and in (4) c/(t₀ + t₁E)
-#       is κ. E and e^−γu are multiplied last, in factors, so that nothing underflows before the bar does.
+#       κ from log 2 to 1. In (3) the bracket is −E (1 + γ κ), and in (4) c/(t₀ + t₁E) is κ.
+#   (8) r^γ = e^−γρ, ρ = −log r: as forward has it, rounded, and what that lacks. With a hard label, where
+#       ρ = t₁ u + log s, that is log s − (ρ − t₁ u); else it is 1 − r e^ρ. E and e^−γρ are multiplied last,
+#       in factors, so that nothing underflows before the bar does.
 
 
 class _Parts(NamedTuple):
@@ -141,8 +143,11 @@ def _by_alpha(y_bar: Any, logits: Any, labels: Any, gamma: Any) -> jax.Array:
 def _by_gamma(y_bar: Any, logits: Any, labels: Any, alpha: Any, gamma: Any) -> jax.Array:
     p = _parts(logits, labels, gamma)
     right = (p.near + p.far * p.E) / p.s  # 1 − r
-    likely = jnp.log1p(-jnp.where(right < 0.5, right, 0))
-    log_r = jnp.where(right < 0.5, likely, jnp.log(p.h) - jnp.log1p(p.E))
+    likely = (
+        right < 0.25
+    )  # up to where XLA's log1p was exact in float64 before JAX 0.12: at −0.41 it lost 126 ULP
+    near_1 = jnp.log1p(-jnp.where(likely, right, 0))
+    log_r = jnp.where(likely, near_1, jnp.log(p.h) - jnp.log1p(p.E))
     log_r = jnp.where(p.sure, -p.u - jnp.log1p(p.E), log_r)
     return p.times_E(p.power(y_bar * _weight(labels, alpha), p.entropy * log_r))  # (5)
 
