@@ -143,9 +143,7 @@ def _by_alpha(y_bar: Any, logits: Any, labels: Any, gamma: Any) -> jax.Array:
 def _by_gamma(y_bar: Any, logits: Any, labels: Any, alpha: Any, gamma: Any) -> jax.Array:
     p = _parts(logits, labels, gamma)
     right = (p.near + p.far * p.E) / p.s  # 1 − r
-    likely = (
-        right < 0.25
-    )  # up to where XLA's log1p was exact in float64 before JAX 0.12: at −0.41 it lost 126 ULP
+    likely = right < 0.25  # to where log1p is exact: before JAX 0.12 XLA's lost 126 ULP at −0.41 in float64
     near_1 = jnp.log1p(-jnp.where(likely, right, 0))
     log_r = jnp.where(likely, near_1, jnp.log(p.h) - jnp.log1p(p.E))
     log_r = jnp.where(p.sure, -p.u - jnp.log1p(p.E), log_r)
