@@ -158,3 +158,12 @@ def test_refusals(name):
         f(jnp.ones(2, jnp.complex64))
     with pytest.raises(RuleError, match=r"one dtype.*bfloat16"):
         nn.logsumexp(jnp.ones(2), b=jnp.ones(2, jnp.bfloat16))
+
+
+def test_what_is_left_out_of_a_row_of_minus_infinities_has_the_bar_zero():
+    """The row's own entries are nan, as in jax.nn."""
+    x = jnp.array([[-jnp.inf, -jnp.inf, 1.0, 2.0]])
+    where = jnp.array([[True, True, False, False]])
+    bars = (jax.vjp(lambda x, f=f: f(x, where=where), x)[1](x + 1)[0] for f in (nn.softmax, jax.nn.softmax))
+    for bar in bars:
+        np.testing.assert_array_equal(bar, [[jnp.nan, jnp.nan, 0.0, 0.0]])

@@ -77,7 +77,8 @@ def softmax_forward(x: jax.Array, axis: Axis, where: jax.Array | None) -> tuple[
 def softmax_backward(residuals: Residuals, y_bar: jax.Array, axis: Axis) -> dict[str, jax.Array]:
     y, g = wide(residuals["y"]), wide(y_bar)
     mean = apart(jnp.sum(y * g, axis=axis, keepdims=True))
-    return {"x": cast(y * (g - mean), y_bar.dtype)}  # (3)
+    x_bar = jnp.where(y == 0, 0, y * (g - mean))  # (3), (4): 0 also where the row's mean is nan
+    return {"x": cast(x_bar, y_bar.dtype)}
 
 
 @softmax.reference
