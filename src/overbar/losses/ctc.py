@@ -92,7 +92,7 @@ class _Lattice:
     def start(self) -> tuple[jax.Array, jax.Array]:
         """log α before the first frame: all in φ_0."""
         phi = (jnp.ones((self.batch, self.number + 1), self.dtype) * self.eta).at[:, 0].set(0.0)
-        return phi, _shifted(phi[:, 1:], 1, 0, -jnp.inf)
+        return phi, _padded(phi[:, 1:], 1, 0, -jnp.inf)
 
     def ends(self) -> jax.Array:
         """Which blank state is the last one of its sequence."""
@@ -100,8 +100,8 @@ class _Lattice:
         return number == self.length[:, None]
 
 
-def _shifted(x: jax.Array, left: int, right: int, fill: float = 0.0) -> jax.Array:
-    """x with more entries before and after the last axis' own."""
+def _padded(x: jax.Array, left: int, right: int, fill: float = 0.0) -> jax.Array:
+    """x with so many entries more before and after those of its last axis."""
     return jnp.pad(x, [*[(0, 0)] * (x.ndim - 1), (left, right)], constant_values=fill)
 
 
@@ -188,7 +188,7 @@ def _backward(
     phi, emit, passed = alphas.phi, alphas.emit, alphas.passed
     of_passed = _shares(phi, emit + eta * repeat)
     in_phi, emit_in_phi = _shares(passed, emit + eta * (1.0 - repeat))
-    in_emit, emit_in_emit = _shares(_shifted(passed[..., :-1], 1, 0), emit)
+    in_emit, emit_in_emit = _shares(_padded(passed[..., :-1], 1, 0), emit)
     in_emit = _next(in_emit)  # in the column of the φ' that they are shares of
 
     nothing = jnp.zeros_like(phi)
@@ -231,7 +231,7 @@ def _backward(
 
 def _next(x: jax.Array) -> jax.Array:
     """What stands in the next column, (..., N + 1); 0 in the last."""
-    return _shifted(x[..., 1:], 0, 1)
+    return _padded(x[..., 1:], 0, 1)
 
 
 def _bars_of(
@@ -244,7 +244,7 @@ def _bars_of(
     if given_out:
         phi_bar, emit_bar = given_out
         ended_bar = ended_bar + phi_bar[-1]
-        alpha_bars = phi_bar.at[-1].set(0.0), _shifted(emit_bar, 1, 0)
+        alpha_bars = phi_bar.at[-1].set(0.0), _padded(emit_bar, 1, 0)
     alphas = _Alphas(*(residuals[n] for n in _Alphas._fields))
     x_bar, pad_bar, eta_bar = _backward(lattice, alphas, ended_bar, alpha_bars)
     bars = {"logits": x_bar, "logit_paddings": pad_bar, "log_epsilon": eta_bar}

@@ -89,11 +89,9 @@ def side_by_side(*blocks: jax.Array) -> list[jax.Array]:
 Step = Callable[[Any, Any, Any], tuple[Any, jax.Array]]
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 5))
-def scan_over(
-    step: Step, weights: Any, start: Any, xs: Any, over: jax.Array, reverse: bool
-) -> tuple[Any, jax.Array]:
-    """`jax.lax.scan`, whose outputs are written over an array that is not needed any more.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def scan_back_over(step: Step, weights: Any, start: Any, xs: Any, over: jax.Array) -> tuple[Any, jax.Array]:
+    """`jax.lax.scan` from the last step to the first, with its outputs written over an array of no more use.
 
     XLA makes the array that a scan's outputs go into as soon as it can, before the forward scan, and
     holds it all along; and what backward makes of a recurrent layer is as large as what forward keeps.
@@ -104,7 +102,6 @@ def scan_over(
       start: the first carry.
       xs: along the sequence.
       over: an array of the outputs' shape and dtype, whatever it holds.
-      reverse: whether to go from the last step to the first.
 
     Returns:
       The last carry and the outputs of all steps.
@@ -117,16 +114,16 @@ def scan_over(
         carry, output = step(weights, carry, x)
         return (carry, jax.lax.dynamic_update_slice(outputs, output[None], (t, *[0] * output.ndim))), None
 
-    (end, outputs), _ = jax.lax.scan(body, (start, over), (jnp.arange(over.shape[0]), xs), reverse=reverse)
+    (end, outputs), _ = jax.lax.scan(body, (start, over), (jnp.arange(over.shape[0]), xs), reverse=True)
     return end, outputs
 
 
-@scan_over.defjvp
-def _scan_over_jvp(step: Step, reverse: bool, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Any:
+@scan_back_over.defjvp
+def _scan_back_over_jvp(step: Step, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Any:
     """That of the plain scan: through the other one JAX would go through the whole array at every step."""
 
     def plain(weights: Any, start: Any, xs: Any) -> tuple[Any, jax.Array]:
-        return jax.lax.scan(lambda carry, x: step(weights, carry, x), start, xs, reverse=reverse)
+        return jax.lax.scan(lambda carry, x: step(weights, carry, x), start, xs, reverse=True)
 
     return jax.jvp(plain, primals[:3], tangents[:3])
 

@@ -15,7 +15,7 @@ from overbar.nn._recurrence import (
     checked,
     first,
     products,
-    scan_over,
+    scan_back_over,
     sequence_samples,
     side_by_side,
     wide,
@@ -174,7 +174,7 @@ def lstm_backward(residuals: Mapping[str, Any], y_bar: Any, return_cell: bool) -
     end = first(None, y_bar, w_hh), first(c_bar, y_bar, w_hh)
     steps = {"y_bar": y_bar, "c": residuals["c"], "gates": residuals["gates"]}
     over = jnp.concatenate(residuals["gates"], axis=-1)
-    (h0_bar, c0_bar), z_bar = scan_over(step, w_hh.T, end, steps, over, True)
+    (h0_bar, c0_bar), z_bar = scan_back_over(step, w_hh.T, end, steps, over)
     h_before = before(residuals["h"], first(h0, x, w_hh))
     bars = {**products(x, h_before, z_bar, w_ih), "h0": h0_bar, "c0": c0_bar}  # (7), (6)
     return {name: bar.astype(dtype) for name, bar in bars.items()}
