@@ -415,6 +415,99 @@ def model(params, x, t):
 
 
 @pytest.mark.skipif(jax.device_count() < 2, reason="needs two devices; conftest asks for two virtual ones")
+class TestOnlySomeBarsAreAsked:
+    """As with autodiff, what only other bars need is neither kept nor worked out."""
+
+    x, w, b = jax.random.normal(jax.random.key(1), (3, 4, 4))
+    b = b[0]
+
+    @pytest.mark.parametrize(("asked", "kept"), [((0,), "w"), ((1,), "x"), ((2,), ""), ((0, 1), "xw")])
+    def test_residuals_of_a_layer(self, asked, kept):
+        inputs = [self.x, self.w, self.b]
+
+        def layer(*some):
+            filled = [*inputs]
+            for i, value in zip(asked, some, strict=True):
+                filled[i] = value
+            return nn.linear(*filled)
+
+        y, pullback = jax.vjp(layer, *(inputs[i] for i in asked))
+        held = jax.tree.leaves(pullback)
+        assert len(held) == len(kept)
+        for value, name in zip(held, kept, strict=True):
+            chex.assert_trees_all_equal(value, getattr(self, name))
+        want = jax.vjp(nn.linear, *inputs)[1](y)
+        chex.assert_trees_all_equal(pullback(y), tuple(want[i] for i in asked))
+
+    def test_one_leaf_of_a_pytree(self):
+        def of_b(b, norm):
+            return norm({"w": self.w, "b": b})
+
+        held = jax.tree.leaves(jax.vjp(functools.partial(of_b, norm=regularizers.l2), self.b)[1])
+        chex.assert_trees_all_equal(held, [self.b])
+        chex.assert_trees_all_equal(
+            jax.grad(of_b)(self.b, regularizers.l1), jax.grad(of_b)(self.b, overbar.twin(regularizers.l1))
+        )
+
+    def test_a_bar_nobody_asked_for_is_not_worked_out(self):
+        def backward(residuals, y_bar):
+            return {"x": y_bar * residuals["w"], "w": y_bar * jnp.sin(residuals["x"])}
+
+        made = product(backward=backward)
+        for asked, worked_out in ((0, False), (1, True)):
+            args = [self.x, self.w]
+            f = functools.partial(
+                lambda asked, args, a: made(*args[:asked], a, *args[asked + 1 :]), asked, args
+            )
+            pullback = jax.vjp(f, args[asked])[1]
+            assert (" sin " in str(jax.make_jaxpr(pullback)(self.w))) == worked_out
+
+    @pytest.mark.parametrize("asked", [0, 1])
+    @pytest.mark.parametrize(
+        "through",
+        [
+            lambda f: jax.grad(f),
+            lambda f: jax.jit(jax.grad(f)),
+            lambda f: jax.grad(jax.jit(f)),
+            lambda f: jax.grad(jax.checkpoint(f)),
+            lambda f: jax.hessian(f),
+            lambda f: jax.grad(lambda a: jnp.sin(jax.grad(f)(a)).sum()),
+            lambda f: jax.vmap(jax.grad(f), in_axes=1),
+            lambda f: jax.grad(
+                lambda a: jax.lax.scan(lambda s, k: (s + f(k * a), None), 0.0, jnp.ones(2))[0]
+            ),
+        ],
+    )
+    def test_through_every_transform(self, through, asked):
+        def f(a):
+            other = jnp.broadcast_to(self.b, a.shape)
+            x, t = (a, other) if asked == 0 else (other, a)
+            return losses.kl_divergence(nn.log_softmax(x), nn.softmax(t)).sum()
+
+        a = self.x
+        chex.assert_trees_all_close(through(f)(a), through(overbar.twin(f))(a), rtol=1e-5, atol=1e-7)
+
+    def test_an_output_nobody_uses(self):
+        def pair(x, w):
+            return x * w, jnp.sign(x) + w, jnp.argmax(x)
+
+        made = rule(bars=BARS, residuals=RESIDUALS, name="pair")(pair)
+        made.forward(lambda x, w: (pair(x, w), {"x": x, "w": w}))
+
+        @made.backward
+        def backward(residuals, y_bars):
+            first, second, _ = y_bars
+            return {"x": first * residuals["w"], "w": first * residuals["x"] + second}
+
+        for asked in (0, 1, (0, 1)):
+            for used in (0, 1):
+                got, want = (
+                    jax.grad(lambda x, w, f=f, used=used: f(x, w)[used].sum(), asked)(self.x, self.w)
+                    for f in (made, pair)
+                )
+                chex.assert_trees_all_close(got, want)
+
+
 class TestOnAMesh:
     """Batch or features sharded: the bars are those of one device."""
 
@@ -437,6 +530,9 @@ class TestOnAMesh:
         want = jax.grad(lambda *a: model(*a) + regularizers.l2(a[0]), (0, 1))(*args)
         got = jax.jit(jax.grad(sharded, (0, 1)))(*args)
         chex.assert_trees_all_close(got, want, rtol=1e-5, atol=1e-6)
+        for asked in (0, 1):
+            got = jax.jit(jax.grad(sharded, asked))(*args)
+            chex.assert_trees_all_close(got, want[asked], rtol=1e-5, atol=1e-6)
 
     @pytest.mark.parametrize("specs", [(P(), P("d", None)), (P(None, "d"), P())])
     def test_explicit_sharding(self, specs):
@@ -447,8 +543,9 @@ class TestOnAMesh:
         with jax.set_mesh(mesh):
             placed = (jax.device_put(params[0], w), jax.device_put(params[1], P(w[1] if len(w) else None)))
             y_spec = P(x_spec[0] if len(x_spec) else None, w[1] if len(w) else None)
-            got = jax.grad(model, (0, 1))(placed, jax.device_put(x, x_spec), jax.device_put(t, y_spec))
-        chex.assert_trees_all_close(jax.device_get(got), want, rtol=1e-5, atol=1e-6)
+            placed = (placed, jax.device_put(x, x_spec), jax.device_put(t, y_spec))
+            got = [jax.grad(model, asked)(*placed) for asked in ((0, 1), 0, 1)]
+        chex.assert_trees_all_close(jax.device_get(got), [want, *want], rtol=1e-5, atol=1e-6)
 
 
 def prelu(**row):

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Var
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Var, jaxpr_as_fun
 from jax.extend.core.primitives import custom_jvp_call_p, custom_vjp_call_p
+from jax.interpreters import partial_eval
 
 
 def opened(jaxpr: Any) -> tuple[Any, list[Any]]:
@@ -95,6 +97,28 @@ def explicit_sharding(x: Any) -> Any | None:
     sharding = jax.typeof(x).sharding
     explicit = jax.sharding.AxisType.Explicit in sharding.mesh.axis_types
     return sharding if explicit else None
+
+
+def zeros_of(kind: Any) -> Any:
+    """Zeros of a type, as `jax.typeof` tells it: shape, dtype, sharding and the mesh axes it varies over."""
+    if kind.dtype == jax.dtypes.float0:
+        return np.zeros(kind.shape, kind.dtype)
+    explicit = jax.sharding.AxisType.Explicit in kind.sharding.mesh.axis_types
+    zeros = jax.lax.full(kind.shape, 0, kind.dtype, sharding=kind.sharding if explicit else None)
+    return vary_over(zeros, kind.manual_axis_type.varying)
+
+
+def used_inputs(jaxpr: Any, outputs: list[bool]) -> list[bool]:
+    """Which inputs of a program the outputs that are asked for depend on, also through loops and calls."""
+    used: list[bool] = partial_eval.dce_jaxpr(opened(jaxpr)[0], outputs)[1]
+    return used
+
+
+def run_for(jaxpr: Any, outputs: list[bool]) -> list[Any]:
+    """Runs a program without inputs for some of its outputs only: what no other depends on is not run."""
+    inner, constants = opened(jaxpr)
+    asked, _ = partial_eval.dce_jaxpr(inner, outputs)
+    return list(jaxpr_as_fun(ClosedJaxpr(asked, constants))())
 
 
 def source_of(jaxpr: Any) -> str:

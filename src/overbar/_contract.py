@@ -8,7 +8,6 @@ The checks cost tracing time and leave nothing in the compiled program.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -22,25 +21,6 @@ class RuleError(TypeError, ValueError):
     Both a TypeError and a ValueError, as what it stands in for is: `optax.losses` raises one for a
     dtype and the other for a shape.
     """
-
-
-@jax.tree_util.register_pytree_node_class
-@dataclass(frozen=True)
-class Kept:
-    """What goes from forward to backward: the residuals' values, and beside them, known while
-    tracing and costing no memory, the shapes and dtypes of the inputs (one pytree an input)."""
-
-    residuals: dict[str, Any]
-    inputs: tuple[Any, ...]
-
-    def tree_flatten(self) -> tuple[tuple[Any], Any]:
-        specs, tree = jax.tree.flatten(self.inputs)
-        return (self.residuals,), (tuple(specs), tree)
-
-    @classmethod
-    def tree_unflatten(cls, aux: Any, children: tuple[Any]) -> Kept:
-        specs, tree = aux
-        return cls(children[0], jax.tree.unflatten(tree, specs))
 
 
 def spec(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -27,6 +27,7 @@ def elementwise(
     equation: str | Mapping[str, str],
     *,
     accurate: Form | None = None,
+    keeps: Mapping[str, Form] | None = None,
     integers: Iterable[str] = (),
     reference: Callable[..., Any],
     kinks: Mapping[float, float] | None = None,
@@ -45,6 +46,9 @@ def elementwise(
       - where it takes "y_bar" as well, the bar itself: it then chooses the order of the product,
         so that a derivative below the smallest normal number does not vanish before ȳ lifts it.
 
+    What is smaller than an input and enough for the derivative, such as a mask of a byte a number,
+    is declared in `keeps`, and the derivative takes it by its name.
+
     A primal of several inputs, which broadcast against each other, has a derivative and an equation
     for each of them, by name; its other parameters are options. An input that was broadcast gets
     the sum of the bars of its copies. One that may be left out is None in the derivatives then.
@@ -58,6 +62,7 @@ def elementwise(
       equation: the equation of the bar, in bar notation; a dict where there are several.
       accurate: the derivative under `accuracy=jax.lax.AccuracyMode.HIGHEST`, an option the primal
         must then have, by its one input.
+      keeps: name -> what to keep, by the inputs and options it takes.
       integers: inputs that may come as integers too, as in `rule`.
       reference: independent code for the primal, with its parameters.
       kinks: input value -> the derivative documented there.
@@ -97,6 +102,8 @@ def elementwise(
         described = {n: "the input" if len(forms) == 1 else f"the input {n}" for n in kept}
         if "y" in used:
             described["y"] = "the output, which the next operation keeps anyway"
+        small = dict(keeps or {})
+        described |= dict.fromkeys(small, "worked out from the inputs: smaller, and enough")
         static = [n for n in parameters if n not in forms]
         made = Rule(
             primal,
@@ -108,7 +115,7 @@ def elementwise(
             kinks=kinks,
             name=name,
         )
-        _check_forms(made, set(forms), used, accurate is not None)
+        _check_forms(made, set(forms), used, set(small), accurate is not None)
 
         def wants_accurate(options: Mapping[str, Any]) -> bool:
             return accurate is not None and options["accuracy"] is jax.lax.AccuracyMode.HIGHEST
@@ -116,15 +123,16 @@ def elementwise(
         @made.forward
         def forward(**values: Any) -> Any:
             y = call_by_name(primal, values)
-            could = {**values, "y": y}
             wanted = takes_accurate if wants_accurate(values) else plain
+            worked_out = {n: call_by_name(form, values) for n, form in small.items() if n in wanted}
+            could = {**values, **worked_out, "y": y}
             return y, {n: could[n] if n in wanted else None for n in made.residuals}
 
         @made.backward
         def backward(residuals: Mapping[str, Any], y_bar: Any, **options: Any) -> Any:
             def bar(form: Form, wanted: tuple[str, ...], like: Any) -> Any:
                 wide = y_bar.dtype if not set(wanted) & set(forms) else computing(y_bar.dtype)
-                seen = {n: None if r is None else cast(r, wide) for n, r in residuals.items()}
+                seen = {n: r if r is None or n in small else cast(r, wide) for n, r in residuals.items()}
                 values = {**seen, **options, "y_bar": cast(y_bar, wide)}
                 result = jnp.asarray(form(**{n: values[n] for n in wanted}))
                 if result.dtype == bool:
@@ -152,14 +160,18 @@ def elementwise(
     return decorate
 
 
-def _check_forms(made: Rule[..., Any], inputs: set[str], used: set[str], accurate: bool) -> None:
-    """Refuses derivatives that ask for what is not there."""
-    known = {*inputs, *made.static, "y", "y_bar"}
-    if {*inputs, *made.static} & {"y", "y_bar"}:
+def _check_forms(
+    made: Rule[..., Any], inputs: set[str], used: set[str], keeps: set[str], accurate: bool
+) -> None:
+    """Refuses derivatives that ask for what is not there, and names with two meanings."""
+    own = {*inputs, *made.static}
+    known = {*own, *keeps, "y", "y_bar"}
+    if taken := sorted((own | keeps) & {"y", "y_bar"}):
         raise RuleError(
-            f"rule {made.name}: y is the output and y_bar its bar; call the primal's "
-            f"{', '.join(sorted({*inputs, *made.static} & {'y', 'y_bar'}))} otherwise."
+            f"rule {made.name}: y is the output and y_bar its bar; call {', '.join(taken)} otherwise."
         )
+    if taken := sorted(own & keeps):
+        raise RuleError(f"rule {made.name}: keeps {taken}, which are parameters of the primal.")
     if unknown := sorted(used - known):
         raise RuleError(f"rule {made.name}: derivative takes {unknown}, but there are {sorted(known)}.")
     if inputs != set(made.bars):

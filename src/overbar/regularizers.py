@@ -117,7 +117,7 @@ def l2_samples(key: jax.Array) -> Iterator[Sample]:
 
 @rule(
     bars={"params": "w̄ = R̄ sign(w), 0 at 0, for every leaf w"},
-    residuals={"params": "the parameters, kept anyway"},
+    residuals={"signs": "a byte an entry", "kinds": "an empty array of each leaf's dtype"},
 )
 def l1(params: Any) -> jax.Array:
     """The L1 regularizer, R = Σ |w| over all the entries of all the leaves.
@@ -146,7 +146,8 @@ def l1(params: Any) -> jax.Array:
 
 @l1.forward
 def l1_forward(params: Any) -> tuple[jax.Array, dict[str, Any]]:
-    return l1.primal(params), {"params": params}
+    signs = jax.tree.map(lambda w: (w > 0).astype(jnp.int8) - (w < 0).astype(jnp.int8), params)
+    return l1.primal(params), {"signs": signs, "kinds": jax.tree.map(lambda w: jnp.zeros(0, w.dtype), params)}
 
 
 # Derivation for R = Σ_k |w_k|.
@@ -155,7 +156,12 @@ def l1_forward(params: Any) -> tuple[jax.Array, dict[str, Any]]:
 #   (3) w̄_k = R̄ sign(w_k)
 @l1.backward
 def l1_backward(residuals: Mapping[str, Any], y_bar: jax.Array) -> dict[str, Any]:
-    return {"params": _bars(residuals["params"], y_bar, lambda w, r_bar: r_bar * jnp.sign(w))}  # (3)
+    r_bar = y_bar.astype(computing(y_bar.dtype))
+
+    def bar(sign: jax.Array, like: jax.Array) -> jax.Array:
+        return (r_bar * sign.astype(r_bar.dtype)).astype(like.dtype)  # (3)
+
+    return {"params": jax.tree.map(bar, residuals["signs"], residuals["kinds"])}
 
 
 @l1.reference

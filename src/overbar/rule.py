@@ -44,8 +44,8 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import jax
 
 from overbar._adapter import vary_over, varying_axes
+from overbar._asked import Kept, asked_bars, asked_inputs, keep, whole_bar
 from overbar._contract import (
-    Kept,
     RuleError,
     as_arrays,
     check_bars,
@@ -312,22 +312,27 @@ class Rule(Generic[P, R]):
         def primal(*inputs: Any) -> Any:
             return call_by_name(self.primal, {**self._named(as_arrays(inputs)), **options})
 
-        def forward(*inputs: Any) -> Any:
+        def forward(*perturbed: Any) -> Any:
+            inputs, asked = asked_inputs(perturbed)
             # Traced first, so that the primal's own checks speak before forward's arithmetic does.
             expected = jax.eval_shape(primal, *inputs)
             result = call_by_name(self.parts["forward"], {**self._named(as_arrays(inputs)), **options})
-            y, kept = check_forward(self.name, result, expected, tuple(self.residuals))
-            return y, Kept(kept, specs_of(inputs))
+            y, residuals = check_forward(self.name, result, expected, tuple(self.residuals))
+            specs = specs_of(inputs)
+            return y, keep(residuals, y, specs, asked, functools.partial(bars_of, specs))
 
         def backward(kept: Kept, y_bar: Any) -> Any:
-            fn = functools.partial(self.parts["backward"], as_arrays(kept.residuals), as_arrays(y_bar))
-            bars = call_by_name(fn, options)
-            bars = check_bars(self.name, bars, self._named(kept.inputs), self.integers)
-            return vary_over(bars, varying_axes((kept.residuals, y_bar)))
+            y_bar = as_arrays(whole_bar(y_bar))
+            bars = asked_bars(kept, y_bar, functools.partial(bars_of, kept.inputs))
+            return vary_over(bars, varying_axes((kept.leaves, y_bar)))
+
+        def bars_of(inputs: tuple[Any, ...], residuals: Any, y_bar: Any) -> tuple[Any, ...]:
+            fn = functools.partial(self.parts["backward"], as_arrays(residuals), y_bar)
+            return check_bars(self.name, call_by_name(fn, options), self._named(inputs), self.integers)
 
         primal.__name__ = primal.__qualname__ = self.name
         function = jax.custom_vjp(primal)
-        function.defvjp(forward, backward)
+        function.defvjp(forward, backward, symbolic_zeros=True)
         return function
 
     def _named(self, inputs: tuple[Any, ...]) -> dict[str, Any]:

@@ -122,10 +122,11 @@ def relu6(x: ArrayLike) -> jax.Array:
 #   (2) x̄ = ȳ or a ȳ; ā = Σ ȳ x over the x < 0
 @elementwise(
     {
-        "x": lambda y_bar, x, negative_slope: jnp.where(x >= 0, y_bar, negative_slope * y_bar),
+        "x": lambda y_bar, rises, negative_slope: jnp.where(rises, y_bar, negative_slope * y_bar),
         "negative_slope": lambda x: jnp.minimum(x, 0),
     },
     {"x": "x̄ = ȳ where x ≥ 0, else a ȳ", "negative_slope": "ā = Σ ȳ min(x, 0)"},
+    keeps={"rises": lambda x: x >= 0},  # all that is kept where nobody asks for ā
     reference=lambda x, negative_slope: jnp.maximum(x, 0) + negative_slope * jnp.minimum(x, 0),
     kinks={0.0: 1.0},
     samples=lambda key: _sloped_samples(key),
@@ -159,10 +160,11 @@ def leaky_relu(x: ArrayLike, negative_slope: ArrayLike = 1e-2) -> jax.Array:
 
 # Derivation of x̄ for y = min(max(x, −1), 1).
 #   (1) x̄ = ȳ where |x| ≤ 1, else 0: at the kinks 1, as in jax.nn.hard_tanh
-# There the output does not tell x = 1 from x = 2, so x is kept.
+# There the output does not tell x = 1 from x = 2, so the mask is kept.
 @elementwise(
-    derivative=lambda x: jnp.abs(x) <= 1,  # (1)
+    derivative=lambda inside: inside,  # (1)
     equation="x̄ = ȳ where |x| ≤ 1, else 0",
+    keeps={"inside": lambda x: jnp.abs(x) <= 1},
     reference=lambda x: jnp.clip(x, -1, 1),
     kinks={-1.0: 1.0, 1.0: 1.0},
 )
@@ -195,8 +197,9 @@ def hard_tanh(x: ArrayLike) -> jax.Array:
 #   (1) x̄ = ȳ/6 where |x| < 3, else 0: at the kinks 0, as in jax.nn.hard_sigmoid
 # The output does not tell the mask: x + 3 rounds to 6 for the last x below 3.
 @elementwise(
-    derivative=lambda y_bar, x: jnp.where(jnp.abs(x) < 3, y_bar / 6, 0.0),  # (1)
+    derivative=lambda y_bar, inside: jnp.where(inside, y_bar / 6, 0.0),  # (1)
     equation="x̄ = ȳ/6 where |x| < 3, else 0",
+    keeps={"inside": lambda x: jnp.abs(x) < 3},
     reference=lambda x: jnp.clip(x / 6 + 0.5, 0, 1),
     kinks={-3.0: 0.0, 3.0: 0.0},
 )

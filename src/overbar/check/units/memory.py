@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from overbar._adapter import opened
+from overbar._adapter import opened, used_inputs
 from overbar.check.oracle import Side
 from overbar.check.problem import Arrays
 from overbar.check.report import Line
@@ -50,19 +50,10 @@ def kept_by(side: Side, inputs: Arrays) -> tuple[int, int, int]:
     backward = jax.make_jaxpr(lambda leaves, bars: jax.tree.unflatten(tree, leaves)(bars))(
         shapes, [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in y]
     )
-    used = _used(opened(backward)[0])
+    used = used_inputs(backward, [True] * len(inputs))
     unused = {id(v): s for v, s, u in zip(inner.outvars, shapes, used, strict=False) if not u}
     total = sum(map(_bytes, distinct.values()))
     return total, sum(map(_bytes, unused.values())), sum(map(_bytes, shapes)) - total
-
-
-def _used(jaxpr: Any) -> list[bool]:
-    """Which of a program's inputs anything that comes out depends on."""
-    needed = {v for v in jaxpr.outvars if not hasattr(v, "val")}
-    for eqn in reversed(jaxpr.eqns):
-        if eqn.effects or any(v in needed for v in eqn.outvars):
-            needed |= {v for v in eqn.invars if not hasattr(v, "val")}
-    return [v in needed for v in jaxpr.invars]
 
 
 def _bytes(shape: Any) -> int:
