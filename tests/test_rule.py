@@ -462,30 +462,25 @@ class TestOnlySomeBarsAreAsked:
             pullback = jax.vjp(f, args[asked])[1]
             assert (" sin " in str(jax.make_jaxpr(pullback)(self.w))) == worked_out
 
-    @pytest.mark.parametrize("asked", [0, 1])
     @pytest.mark.parametrize(
         "through",
         [
-            lambda f: jax.grad(f),
             lambda f: jax.jit(jax.grad(f)),
-            lambda f: jax.grad(jax.jit(f)),
             lambda f: jax.grad(jax.checkpoint(f)),
             lambda f: jax.hessian(f),
             lambda f: jax.grad(lambda a: jnp.sin(jax.grad(f)(a)).sum()),
             lambda f: jax.vmap(jax.grad(f), in_axes=1),
-            lambda f: jax.grad(
-                lambda a: jax.lax.scan(lambda s, k: (s + f(k * a), None), 0.0, jnp.ones(2))[0]
-            ),
+            lambda f: jax.grad(lambda a: jax.lax.scan(lambda s, k: (s + f(k * a), None), 0.0, jnp.ones(2))[0]),
         ],
+        ids=["jit", "checkpoint", "hessian", "grad of grad", "vmap", "scan"],
     )
-    def test_through_every_transform(self, through, asked):
-        def f(a):
-            other = jnp.broadcast_to(self.b, a.shape)
-            x, t = (a, other) if asked == 0 else (other, a)
+    def test_through_every_transform(self, through):
+        def f(x):
+            t = jnp.broadcast_to(self.b, x.shape)
             return losses.kl_divergence(nn.log_softmax(x), nn.softmax(t)).sum()
 
-        a = self.x
-        chex.assert_trees_all_close(through(f)(a), through(overbar.twin(f))(a), rtol=1e-5, atol=1e-7)
+        got, want = through(f)(self.x), through(overbar.twin(f))(self.x)
+        chex.assert_trees_all_close(got, want, rtol=1e-5, atol=1e-7)
 
     def test_an_output_nobody_uses(self):
         def pair(x, w):

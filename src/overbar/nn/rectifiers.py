@@ -334,7 +334,7 @@ def _celu_exponent(x: jax.Array, alpha: jax.Array) -> tuple[jax.Array, jax.Array
 
 
 def _times_celu_slope(y_bar: jax.Array, x: jax.Array, alpha: jax.Array) -> jax.Array:
-    u, low = _quotient(jnp.where(x > 0, 0.0, x), alpha)
+    u, low = _quotient(jnp.minimum(x, 0.0), alpha)
     q = jnp.exp(u)
     return jnp.where(x > 0, y_bar, y_bar * (q + q * jnp.where(jnp.abs(low) < 1, low, 0)))
 
