@@ -470,9 +470,11 @@ class TestOnlySomeBarsAreAsked:
             lambda f: jax.hessian(f),
             lambda f: jax.grad(lambda a: jnp.sin(jax.grad(f)(a)).sum()),
             lambda f: jax.vmap(jax.grad(f), in_axes=1),
-            lambda f: jax.grad(lambda a: jax.lax.scan(lambda s, k: (s + f(k * a), None), 0.0, jnp.ones(2))[0]),
+            lambda f: jax.grad(
+                lambda a: jax.lax.scan(lambda s, k: (s + f(k * a), None), 0.0, jnp.ones(2))[0]
+            ),
         ],
-        ids=["jit", "checkpoint", "hessian", "grad of grad", "vmap", "scan"],
+        ids=["jit", "checkpoint", "hessian", "grad of grad", "vmap", "map"],
     )
     def test_through_every_transform(self, through):
         def f(x):

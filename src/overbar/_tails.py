@@ -177,13 +177,13 @@ def once(value: jax.Array) -> jax.Array:
     return jnp.minimum(value, float(jnp.finfo(value.dtype).max))
 
 
-def apart(total: jax.Array) -> jax.Array:
-    """total, a sum, so that XLA does not join it and what is made of it.
+def apart(value: jax.Array) -> jax.Array:
+    """value, so that XLA does not join what it is made by and what is made of it.
 
     Its fusion for the CPU would write all that a sum is broadcast to out twice. A comparison between
-    the two keeps them apart.
+    the two, which changes nothing, keeps them apart.
     """
-    return jnp.where(total > float(jnp.finfo(total.dtype).max), jnp.inf, total)
+    return jnp.where(value > float(jnp.finfo(value.dtype).max), jnp.inf, value)
 
 
 def quotient(value: jax.Array, t: jax.Array, low: jax.Array | float = 0.0) -> jax.Array:

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from overbar._contract import is_float
 from overbar._dtypes import computing
+from overbar._tails import apart
 from overbar.elementwise import elementwise
 from overbar.losses._inputs import beside, real_floats, same_shape
 from overbar.rule import Rule, Sample, rule
@@ -39,7 +40,7 @@ def _errors(name: str, predictions: ArrayLike, targets: ArrayLike | None, *, equ
 def _product(factor: int, y_bar: jax.Array, errors: jax.Array) -> jax.Array:
     """factor · ȳ · errors, where the factor goes to the one that it cannot carry over the top."""
     if factor == 1:
-        return y_bar * errors
+        return y_bar * apart(errors)  # the bare product is a tenth slower than XLA's loop for anything more
     small = jnp.abs(errors) < 1
     return jnp.where(small, y_bar, factor * y_bar) * jnp.where(small, factor * errors, errors)
 
