@@ -92,11 +92,36 @@ def vary_over(tree: Any, axes: frozenset[str]) -> Any:
     return jax.tree.map(vary, tree) if axes else tree
 
 
-def explicit_sharding(x: Any) -> Any | None:
-    """The sharding that is part of x's type, on a mesh with explicit axes; elsewhere None."""
-    sharding = jax.typeof(x).sharding
-    explicit = jax.sharding.AxisType.Explicit in sharding.mesh.axis_types
-    return sharding if explicit else None
+def explicit_sharding(x: Any, axes: slice = slice(None), *more: tuple[Any, slice]) -> Any | None:
+    """The sharding that is part of the types on a mesh with explicit axes; elsewhere None.
+
+    Of x, or of an array whose axes are those of x, and then those of others.
+    """
+    shardings = [(jax.typeof(a).sharding, part) for a, part in ((x, axes), *more)]
+    spec = jax.sharding.PartitionSpec(*(entry for s, part in shardings for entry in s.spec[part]))
+    explicit = jax.sharding.AxisType.Explicit in shardings[0][0].mesh.axis_types
+    return shardings[0][0].update(spec=spec) if explicit else None
+
+
+def run_placed(fn: Callable[..., list[Any]], args: Any, shardings: list[Any]) -> list[Any]:
+    """fn(*args), each result typed with its sharding, and XLA places what is in between.
+
+    On a mesh with explicit axes each operation would have to say how its result is sharded. Where there
+    are none, and the shardings are None, it is the plain call.
+    """
+    if all(s is None for s in shardings):
+        return fn(*args)
+    leaves, tree = jax.tree.flatten(args)
+    arrays = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]  # no bar of an integer
+
+    def of_arrays(*values: Any) -> list[Any]:
+        filled = list(leaves)
+        for i, value in zip(arrays, values, strict=True):
+            filled[i] = value
+        return fn(*jax.tree.unflatten(tree, filled))
+
+    placed = jax.sharding.auto_axes(of_arrays, out_sharding=shardings)
+    return list(placed(*(leaves[i] for i in arrays)))
 
 
 def zeros_of(kind: Any) -> Any:

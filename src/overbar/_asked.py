@@ -16,10 +16,49 @@ import jax
 import numpy as np
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
-from overbar._adapter import run_for, used_inputs, zeros_of
-from overbar._contract import is_float
+from overbar._adapter import explicit_sharding, run_for, run_placed, used_inputs, zeros_of
+from overbar._contract import is_float, spec
 
 Bars = Callable[[Any, Any], tuple[Any, ...]]  # (residuals, y_bar) -> a pytree of bars for each input
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What backward knows of the inputs without keeping them, leaf by leaf.
+
+    Attributes:
+      tree: their structure, one pytree an input.
+      leaves: shapes and dtypes.
+      asked: whether the bar is asked for.
+      shardings: on a mesh with explicit axes the sharding that is part of the type, elsewhere None.
+    """
+
+    tree: Any
+    leaves: tuple[jax.ShapeDtypeStruct, ...]
+    asked: tuple[bool, ...]
+    shardings: tuple[Any, ...]
+
+    def specs(self) -> tuple[Any, ...]:
+        """The shapes and dtypes, one pytree an input."""
+        return tuple(jax.tree.unflatten(self.tree, self.leaves))
+
+    def chosen(self, bars: tuple[Any, ...]) -> list[Any]:
+        """Of bars, one pytree an input with None for what has none, the leaves that are asked for."""
+        flat: list[Any] = []
+        for bar, want in zip(bars, self.specs(), strict=True):
+            specs, tree = jax.tree.flatten(want)
+            flat += [None] * len(specs) if bar is None else tree.flatten_up_to(bar)  # type: ignore[attr-defined]
+        return [bar for bar, asked in zip(flat, self.asked, strict=True) if asked]
+
+    def restored(self, chosen: list[Any]) -> tuple[Any, ...]:
+        """One pytree an input again, with None for what nobody asked for."""
+        bars = iter(chosen)
+        return tuple(jax.tree.unflatten(self.tree, [next(bars) if a else None for a in self.asked]))
+
+    def run(self, bars: Bars, residuals: Any, y_bar: Any) -> list[Any]:
+        """The bars that are asked for, each with its input's sharding."""
+        shardings = [s for s, asked in zip(self.shardings, self.asked, strict=True) if asked]
+        return run_placed(lambda r, y: self.chosen(bars(r, y)), (residuals, y_bar), shardings)
 
 
 @jax.tree_util.register_pytree_node_class
@@ -32,24 +71,20 @@ class Kept:
       leaves: the leaves of the residuals that are kept.
       left_out: (place, type) of each leaf that is not.
       tree: the structure of the residuals.
-      inputs: the shapes and dtypes of the inputs, one pytree an input.
-      asked: whether the bar is asked for, leaf by leaf of the inputs.
+      inputs: what is known of the inputs.
     """
 
     leaves: tuple[Any, ...]
     left_out: tuple[tuple[int, Any], ...]
     tree: Any
-    inputs: tuple[Any, ...]
-    asked: tuple[bool, ...]
+    inputs: Inputs
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], Any]:
-        specs, tree = jax.tree.flatten(self.inputs)
-        return self.leaves, (self.left_out, self.tree, tuple(specs), tree, self.asked)
+        return self.leaves, (self.left_out, self.tree, self.inputs)
 
     @classmethod
     def tree_unflatten(cls, aux: Any, children: tuple[Any, ...]) -> Kept:
-        left_out, tree, specs, inputs, asked = aux
-        return cls(tuple(children), left_out, tree, jax.tree.unflatten(inputs, specs), asked)
+        return cls(tuple(children), *aux)
 
     def residuals(self) -> Any:
         """The residuals with zeros for what is left out."""
@@ -59,45 +94,42 @@ class Kept:
         return jax.tree.unflatten(self.tree, leaves)
 
 
-def asked_inputs(inputs: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[bool, ...]]:
-    """What a forward gets under symbolic_zeros -> (the inputs, whether a bar is asked for, leaf by leaf)."""
-    leaves, tree = jax.tree.flatten(inputs, is_leaf=lambda x: isinstance(x, CustomVJPPrimal))
-    asked = tuple(bool(leaf.perturbed and is_float(jax.typeof(leaf.value))) for leaf in leaves)
-    return jax.tree.unflatten(tree, [leaf.value for leaf in leaves]), asked
+def asked_inputs(perturbed: tuple[Any, ...]) -> tuple[tuple[Any, ...], Inputs]:
+    """The inputs, as a forward gets them under symbolic_zeros -> their values, and what is known of them."""
+    leaves, tree = jax.tree.flatten(perturbed, is_leaf=lambda x: isinstance(x, CustomVJPPrimal))
+    values = [leaf.value for leaf in leaves]
+    specs = tuple(map(spec, values))
+    asked = tuple(bool(leaf.perturbed) and is_float(s) for leaf, s in zip(leaves, specs, strict=True))
+    return jax.tree.unflatten(tree, values), Inputs(tree, specs, asked, tuple(map(explicit_sharding, values)))
 
 
-def keep(residuals: Any, y: Any, inputs: tuple[Any, ...], asked: tuple[bool, ...], bars: Bars) -> Kept:
+def keep(residuals: Any, y: Any, inputs: Inputs, bars: Bars) -> Kept:
     """What backward will need of the residuals, to be seen by tracing it.
 
     Args:
       residuals, y: as forward gave them.
-      inputs: the shapes and dtypes of the inputs.
-      asked: whether the bar is asked for, leaf by leaf of the inputs.
+      inputs: what is known of the inputs.
       bars: the whole backward.
     """
     leaves, tree = jax.tree.flatten(residuals)
     used = [True] * len(leaves)
-    if asked != tuple(map(is_float, jax.tree.leaves(inputs))):
-
-        def backward(leaves: list[Any]) -> list[Any]:
-            return _chosen(bars(jax.tree.unflatten(tree, leaves), jax.tree.map(_like_bar, y)), inputs, asked)
-
-        used = used_inputs(jax.make_jaxpr(backward)(leaves), [True] * sum(asked))
+    if inputs.asked != tuple(map(is_float, inputs.leaves)):
+        y_bar = jax.tree.map(_like_bar, y)
+        program = jax.make_jaxpr(lambda leaves: inputs.run(bars, jax.tree.unflatten(tree, leaves), y_bar))
+        used = used_inputs(program(leaves), [True] * sum(inputs.asked))
     # A PRNG key is small and has no zeros.
     used = [u or not isinstance(leaf.dtype, np.dtype) for u, leaf in zip(used, leaves, strict=True)]
     left_out = tuple((i, jax.typeof(leaf)) for i, leaf in enumerate(leaves) if not used[i])
-    kept = tuple(leaf for leaf, u in zip(leaves, used, strict=True) if u)
-    return Kept(kept, left_out, tree, inputs, asked)
+    return Kept(tuple(leaf for leaf, u in zip(leaves, used, strict=True) if u), left_out, tree, inputs)
 
 
 def asked_bars(kept: Kept, y_bar: Any, bars: Bars) -> tuple[Any, ...]:
-    """The bars; where something was left out, None for those that nobody asked for."""
+    """The bars, one pytree an input, with None for those that nobody asked for."""
+    inputs = kept.inputs
     if not kept.left_out:
-        return bars(kept.residuals(), y_bar)
-    program = jax.make_jaxpr(lambda: _chosen(bars(kept.residuals(), y_bar), kept.inputs, kept.asked))()
-    found = iter(run_for(program, [True] * sum(kept.asked)))
-    flat = [next(found) if a else None for a in kept.asked]
-    return tuple(jax.tree.unflatten(jax.tree.structure(kept.inputs), flat))
+        return inputs.restored(inputs.run(bars, kept.residuals(), y_bar))
+    program = jax.make_jaxpr(lambda: inputs.run(bars, kept.residuals(), y_bar))()
+    return inputs.restored(run_for(program, [True] * sum(inputs.asked)))
 
 
 def whole_bar(y_bar: Any) -> Any:
@@ -112,12 +144,3 @@ def whole_bar(y_bar: Any) -> Any:
 def _like_bar(y: Any) -> Any:
     """Something of the type of an output's bar; the output itself, unless it is an integer."""
     return y if is_float(y) else np.zeros(y.shape, jax.dtypes.float0)
-
-
-def _chosen(bars: tuple[Any, ...], inputs: tuple[Any, ...], asked: tuple[bool, ...]) -> list[Any]:
-    """The bars that are asked for, leaf by leaf."""
-    flat: list[Any] = []
-    for bar, want in zip(bars, inputs, strict=True):
-        specs, tree = jax.tree.flatten(want)
-        flat += [None] * len(specs) if bar is None else tree.flatten_up_to(bar)  # type: ignore[attr-defined]
-    return [bar for bar, a in zip(flat, asked, strict=True) if a]

@@ -52,7 +52,6 @@ from overbar._contract import (
     check_forward,
     check_input,
     check_option,
-    specs_of,
 )
 
 P = ParamSpec("P")
@@ -313,17 +312,16 @@ class Rule(Generic[P, R]):
             return call_by_name(self.primal, {**self._named(as_arrays(inputs)), **options})
 
         def forward(*perturbed: Any) -> Any:
-            inputs, asked = asked_inputs(perturbed)
+            inputs, known = asked_inputs(perturbed)
             # Traced first, so that the primal's own checks speak before forward's arithmetic does.
             expected = jax.eval_shape(primal, *inputs)
             result = call_by_name(self.parts["forward"], {**self._named(as_arrays(inputs)), **options})
             y, residuals = check_forward(self.name, result, expected, tuple(self.residuals))
-            specs = specs_of(inputs)
-            return y, keep(residuals, y, specs, asked, functools.partial(bars_of, specs))
+            return y, keep(residuals, y, known, functools.partial(bars_of, known.specs()))
 
         def backward(kept: Kept, y_bar: Any) -> Any:
             y_bar = as_arrays(whole_bar(y_bar))
-            bars = asked_bars(kept, y_bar, functools.partial(bars_of, kept.inputs))
+            bars = asked_bars(kept, y_bar, functools.partial(bars_of, kept.inputs.specs()))
             return vary_over(bars, varying_axes((kept.leaves, y_bar)))
 
         def bars_of(inputs: tuple[Any, ...], residuals: Any, y_bar: Any) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from overbar._adapter import vary_over, varying_axes
+from overbar._adapter import explicit_sharding, run_placed, vary_over, varying_axes
 from overbar._contract import RuleError, describe
 from overbar._dtypes import computing
 from overbar._jax_nn import jax_nn
@@ -72,9 +72,8 @@ def linear_cross_entropy(h: ArrayLike, w: ArrayLike, labels: ArrayLike) -> jax.A
     >>> print(losses.linear_cross_entropy(h, w, jnp.array([0, 1, 3])).round(4))
     [1.3863 1.3863 1.3863]
     """
-    rows, weights, numbers = _operands(h, w, labels)
-    _, others, u = _statistics(rows, weights, numbers)
-    return _loss(others, u).reshape(jnp.shape(labels)).astype(jnp.asarray(h).dtype)
+    _, others, u = _statistics(h, w, labels)
+    return _loss(others, u).astype(jnp.asarray(h).dtype)
 
 
 def _loss(others: jax.Array, u: jax.Array) -> jax.Array:
@@ -82,8 +81,8 @@ def _loss(others: jax.Array, u: jax.Array) -> jax.Array:
     return jnp.log1p(others + jnp.expm1(u)) - u
 
 
-def _operands(h: ArrayLike, w: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """h as rows, w, and the labels as numbers from 0; refuses what does not fit."""
+def _checked(h: ArrayLike, w: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The operands as arrays; refuses what does not fit."""
     name = "losses.linear_cross_entropy"
     h, w, labels = jnp.asarray(h), jnp.asarray(w), check_integers(name, jnp.asarray(labels))
     check_float(name, "h", h)
@@ -92,6 +91,11 @@ def _operands(h: ArrayLike, w: ArrayLike, labels: ArrayLike) -> tuple[jax.Array,
             f"rule {name}: expected h (..., features), w (features, classes) of one dtype and labels (...), "
             f"but came h {describe(h)}, w {describe(w)}, labels {describe(labels)}."
         )
+    return h, w, labels
+
+
+def _as_rows(h: jax.Array, w: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """h as rows, w, and the labels as numbers from 0."""
     numbers = labels.reshape(math.prod(labels.shape))
     numbers = jnp.where(numbers < 0, numbers + w.shape[1], numbers)
     return h.reshape(numbers.size, h.shape[-1]), w, numbers
@@ -116,8 +120,17 @@ def _block(
     return part, z, number == (numbers - jnp.asarray(start, numbers.dtype))[:, None]
 
 
-def _statistics(h: jax.Array, w: jax.Array, numbers: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _statistics(h: ArrayLike, w: ArrayLike, labels: ArrayLike) -> list[jax.Array]:
     """Of each row: the largest logit, r = Σ exp(z − largest) without the label, u = z_label − largest."""
+    operands = h, _, labels = _checked(h, w, labels)
+
+    def of_rows(*operands: jax.Array) -> list[jax.Array]:
+        return [x.reshape(labels.shape) for x in _of_rows(*_as_rows(*operands))]
+
+    return run_placed(of_rows, operands, 3 * [explicit_sharding(h, slice(labels.ndim))])
+
+
+def _of_rows(h: jax.Array, w: jax.Array, numbers: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     wide = computing(h.dtype)
 
     def body(start: Any, width: int, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -139,10 +152,9 @@ def _statistics(h: jax.Array, w: jax.Array, numbers: jax.Array) -> tuple[jax.Arr
 def linear_cross_entropy_forward(
     h: jax.Array, w: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, dict[str, Any]]:
-    rows, weights, numbers = _operands(h, w, labels)
-    peak, others, u = _statistics(rows, weights, numbers)
+    peak, others, u = _statistics(h, w, labels)
     total = others + jnp.where(jnp.isnan(u), jnp.zeros((), u.dtype), jnp.exp(u))
-    y = _loss(others, u).reshape(labels.shape).astype(h.dtype)
+    y = _loss(others, u).astype(h.dtype)
     return y, {"h": h, "w": w, "labels": labels, "peak": peak, "others": others, "total": total}
 
 
@@ -155,8 +167,9 @@ def linear_cross_entropy_forward(
 #       gives its own columns of w̄, which are written once
 @linear_cross_entropy.backward
 def linear_cross_entropy_backward(residuals: Mapping[str, Any], y_bar: jax.Array) -> dict[str, Any]:
-    h, w, peak, others, total = (residuals[n] for n in ("h", "w", "peak", "others", "total"))
-    rows, w, numbers = _operands(h, w, residuals["labels"])
+    h = residuals["h"]
+    rows, w, numbers = _as_rows(h, residuals["w"], residuals["labels"])
+    peak, others, total = (residuals[n].reshape(numbers.shape) for n in ("peak", "others", "total"))
     wide = total.dtype
     share = y_bar.reshape(total.shape).astype(wide) / total
     at_label = (-share * others)[:, None]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar._adapter import explicit_sharding, run_placed
 from overbar._contract import RuleError, describe
 from overbar.rule import Sample, rule
 
@@ -65,7 +66,12 @@ def _dropped(key: Any, x: jax.Array, rate: float) -> jax.Array:
         return x
     if rate == 1:
         return jnp.zeros_like(x)
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), jnp.zeros_like(x))
+
+    def dropped(key: Any, x: jax.Array) -> list[jax.Array]:
+        keeps = jax.random.bernoulli(key, 1 - rate, x.shape)
+        return [jnp.where(keeps, x / (1 - rate), jnp.zeros_like(x))]
+
+    return run_placed(dropped, (key, x), [explicit_sharding(x)])[0]
 
 
 @dropout.forward

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar._adapter import explicit_sharding, run_placed
 from overbar._contract import RuleError, describe
 from overbar._like import cast
 from overbar.nn._wide import shape_of, wide
@@ -59,7 +60,8 @@ def embedding(table: ArrayLike, ids: ArrayLike) -> jax.Array:
         raise RuleError(f"rule nn.embedding: ids must be integers, but came {describe(ids)}.")
     if table.shape[0] == 0:  # jnp.take refuses it even for no ids
         return jnp.full((*ids.shape, *table.shape[1:]), jnp.nan, table.dtype)
-    return jnp.take(table, ids, axis=0)
+    sharding = explicit_sharding(ids, slice(None), (table, slice(1, None)))
+    return run_placed(lambda t, i: [jnp.take(t, i, axis=0)], (table, ids), [sharding])[0]
 
 
 @embedding.forward

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from overbar._adapter import explicit_sharding
 from overbar._contract import RuleError, describe
 from overbar._dtypes import computing
 from overbar._tails import apart
@@ -80,13 +79,13 @@ def linear_forward(x: jax.Array, w: jax.Array, b: jax.Array | None) -> tuple[jax
 def linear_backward(residuals: Mapping[str, Any], y_bar: jax.Array) -> dict[str, Any]:
     x, w = residuals["x"], residuals["w"]
     return {
-        "x": jnp.matmul(y_bar, w.T, out_sharding=explicit_sharding(x)),  # (3)
-        "w": _product(x, y_bar, explicit_sharding(w)),  # (4)
+        "x": jnp.matmul(y_bar, w.T),  # (3)
+        "w": _product(x, y_bar),  # (4)
         "b": jnp.sum(y_bar, axis=tuple(range(y_bar.ndim - 1))),  # (5)
     }
 
 
-def _product(x: jax.Array, y_bar: jax.Array, sharding: Any) -> jax.Array:
+def _product(x: jax.Array, y_bar: jax.Array) -> jax.Array:
     """Σ_n x_n ȳ_nᵀ, (..., in) and (..., out) → (in, out).
 
     XLA for the CPU has slow code for a narrow result: with 10 columns, a classifier's, up to ten times
@@ -95,9 +94,9 @@ def _product(x: jax.Array, y_bar: jax.Array, sharding: Any) -> jax.Array:
     leading = tuple(range(y_bar.ndim - 1))
     rows, wide, narrow = math.prod(y_bar.shape[:-1]), x.shape[-1], y_bar.shape[-1]
     slow = rows * wide >= 2**15 and 4 * narrow <= min(wide, max(rows, 256))  # measured on 2 cores
-    if slow and sharding is None and not jnp.iscomplexobj(x):
+    if slow and not jnp.iscomplexobj(x):
         return apart(jnp.tensordot(y_bar, x, axes=(leading, leading))).T
-    return jnp.tensordot(x, y_bar, axes=(leading, leading), out_sharding=sharding)
+    return jnp.tensordot(x, y_bar, axes=(leading, leading))
 
 
 @linear.reference

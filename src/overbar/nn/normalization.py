@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from overbar._adapter import explicit_sharding
 from overbar._contract import RuleError, describe
 from overbar._like import cast
 from overbar._tails import apart
@@ -76,10 +75,9 @@ def _normal(x: jax.Array, mean: jax.Array, r: jax.Array, axes: Axes) -> jax.Arra
 def _mean_with(v: jax.Array, scale: jax.Array | None, axes: Axes) -> jax.Array:
     """⟨v γ⟩ over the axes, which stay with size 1: with γ a product of a matrix and a vector.
 
-    That reads v alone, where XLA for the CPU would write v γ to memory before it is summed. A product
-    refuses axes that are sharded on a mesh with explicit axes, a mean does not.
+    That reads v alone, where XLA for the CPU would write v γ to memory before it is summed.
     """
-    if scale is None or explicit_sharding(v) is not None:
+    if scale is None:
         return apart(jnp.mean(_scaled(v, _spread(scale, v, axes), None), axis=axes, keepdims=True))
     along = (axes, tuple(range(len(axes))))
     total = jnp.tensordot(v, wide(scale), axes=along, precision=jax.lax.Precision.HIGHEST)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from overbar._adapter import vary_over, varying_axes
+from overbar._adapter import explicit_sharding, run_placed, vary_over, varying_axes
 from overbar._contract import RuleError, describe
 from overbar._dtypes import computing
 from overbar.nn._windows import Ints, Padding, Windows, is_int, padding_of_reference, per_axis, windows
@@ -156,8 +156,11 @@ def max_pool_forward(
     over = _windows("nn.max_pool", x, window, strides, padding)
     y = max_pool.primal(x, window, strides, padding)
     find = _in_halves if over.crowd > 1 else _chosen
-    index = find(jax.lax.stop_gradient(over.batched(x)), over)
-    return y, {"index": index.reshape(y.shape), "sizes": x[..., :0]}
+
+    def index(x: jax.Array) -> list[jax.Array]:
+        return [find(jax.lax.stop_gradient(over.batched(x)), over).reshape(y.shape)]
+
+    return y, {"index": run_placed(index, (x,), [explicit_sharding(y)])[0], "sizes": x[..., :0]}
 
 
 # Derivation for y_i = max over the offsets o of x_(p(i, o)), where p(i, o) = i·stride + o − low.
