@@ -70,7 +70,7 @@ def test_half_precision_keeps_its_dtype(name, dtype):
 def test_errors_beside_jax_grads(name, dtype):
     """In float32 log_softmax, logsumexp and logmeanexp have the errors of jax.grad bit for bit.
 
-    softmax, which keeps y alone and not e^x and its sum, has from 0.84 to 1.08 of jax.grad's, as the
+    softmax, which keeps y alone and not e^x and its sum, has from 0.7 to 1.1 of jax.grad's, as the
     numbers fall: more where all y are alike, less where one is the largest by far.
     """
     f, g = both(name, axis=-1)
@@ -85,8 +85,8 @@ def test_errors_beside_jax_grads(name, dtype):
 def test_softmax_of_rows_that_one_entry_fills(dtype):
     """There jax.grad loses up to all digits of half precision, with Σ y that is not 1."""
     f, g = both("softmax", axis=-1)
-    ours, jaxs = namesake.mean_errors(f, g, lambda rng: [6 * rng.normal(size=(16, 10))], dtype)[0]
-    assert ours <= min(jaxs / 8, 0.25)
+    ours, jaxs = namesake.mean_errors(f, g, lambda rng: [20 * rng.normal(size=(16, 10))], dtype)[0]
+    assert ours <= min(jaxs / 8, 0.1)
 
 
 @pytest.mark.parametrize("name", NAMES)
