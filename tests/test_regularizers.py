@@ -6,6 +6,8 @@ import mpmath
 import numpy as np
 import pytest
 
+import namesake
+import overbar
 import truth
 from overbar import RuleError, regularizers
 
@@ -111,3 +113,21 @@ def test_refuses_an_axis_that_is_not_there():
         regularizers.group_lasso({"w": jnp.ones((2, 3)), "b": jnp.ones(3)}, 1)
     with pytest.raises(RuleError, match=r"rule regularizers\.elastic_net: l1_ratio must be a number"):
         regularizers.elastic_net(jnp.ones(3), jnp.ones(3))
+
+
+@pytest.mark.usefixtures("x64")
+def test_group_lassos_bars_are_as_near_to_the_truth_as_jax_grads():
+    """Rounded once an entry and once a group; R̄ (v/n) would be rounded twice an entry."""
+    f = regularizers.group_lasso
+    draw = lambda rng: [rng.normal(size=(16, 32))]  # noqa: E731
+    ours, jaxs = namesake.mean_errors(f, overbar.twin(f), draw, jnp.float32, seeds=48)[0]
+    assert ours <= jaxs
+
+
+def test_group_lassos_bar_of_the_largest_and_the_smallest_numbers():
+    """Where the norm, or R̄ over it, could leave the range of float32."""
+    large, small = float(jnp.finfo(jnp.float32).max), float(jnp.finfo(jnp.float32).tiny)
+    for w in (large, small, 1.0):
+        for r_bar in (large, 2 * small):
+            bar = jax.vjp(regularizers.group_lasso, jnp.float32(w))[1](jnp.float32(r_bar))[0]
+            np.testing.assert_array_equal(bar, np.float32(r_bar))

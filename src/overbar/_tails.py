@@ -223,3 +223,35 @@ def expm1(x: jax.Array) -> jax.Array:
     near = jnp.abs(x) < 0.5
     z = jnp.where(near, x, 0.0)
     return jnp.where(near, z * exp_series(z, 1, 0.5), jnp.exp(x) - 1)
+
+
+def two_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """a + b rounded, and what that lacks."""
+    total = a + b
+    of_b = total - a
+    return total, (a - (total - of_b)) + (b - of_b)
+
+
+# (log 2 in few digits: its multiples are exact; its rest; the exponent's bias; digits; terms of the series)
+_LOG_SINGLE = (0.693145751953125, 1.4286068203094172e-06, 127, 23, 7)
+_LOG_DOUBLE = (0.6931471803691238, 1.9082149292705877e-10, 1023, 52, 13)
+
+
+def log_parts(x: jax.Array, lost: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """log(x + lost), lost at most an ULP of a positive x, as a pair of numbers.
+
+    It is k log 2 + log(1 + f), 1 + f = x/2^k from 2/3 to 4/3; and log(1 + f) = 2 artanh(w), w = f/(2 + f), is
+    f, which is exact, and less than a fifth of it: f − ½ f² + w (½ f² + ⅔ w² + ⅖ w⁴ + ...).
+    """
+    single = is_single(x)
+    log_2, rest, bias, digits, terms = _LOG_SINGLE if single else _LOG_DOUBLE
+    integer, third = (jnp.int32, 0x3F2AAAAB) if single else (jnp.int64, 0x3FE5555555555555)
+    bits = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(x), integer)
+    k = (bits - jnp.asarray(third, integer)) >> digits
+    scale = jax.lax.bitcast_convert_type((jnp.asarray(bias, integer) - k) << digits, x.dtype)
+    k = k.astype(x.dtype)
+    f = x * scale - 1
+    w, half = once(f / (f + 2)), 0.5 * f * f
+    series = w * w * horner([2 / (2 * i + 3) for i in range(terms)], w * w)
+    high, low = two_sum(f, k * log_2)
+    return high, low + ((w * (half + series) - half) + (lost * scale * (1 - f) + k * rest))

@@ -313,14 +313,16 @@ def group_lasso(params: Any, axis: Axes = -1) -> jax.Array:
 def _scaled_norm(w: jax.Array, axis: Axes) -> tuple[tuple[jax.Array, jax.Array], jax.Array, jax.Array]:
     """(c, v, n) with w = c v and ‖w_g‖ = c n: c a power of 2 near the largest entry, 1 where all are 0.
 
-    c comes as two factors: it may be twice the largest number.
+    c comes as two factors, since 1/c may be no number.
     """
     try:
         axes = () if not w.ndim else axis
         largest = jnp.max(jnp.abs(w), axis=axes, initial=0.0, keepdims=True)
     except ValueError as error:
         raise RuleError(f"rule regularizers.group_lasso: option axis {axis!r}: {error}") from None
-    exponent = jnp.frexp(jax.lax.stop_gradient(largest))[1]
+    exponent = (
+        jnp.frexp(jax.lax.stop_gradient(largest))[1] - 1
+    )  # then n is 1 or more, and R̄/n no larger than R̄
     # Halved, so that both factors are normal numbers where 2^−exponent itself is none.
     one = jnp.ones_like(largest)
     low, high = jnp.ldexp(one, exponent // 2), jnp.ldexp(one, exponent - exponent // 2)
@@ -346,7 +348,9 @@ def group_lasso_forward(params: Any, axis: Axes) -> tuple[jax.Array, dict[str, A
 def group_lasso_backward(residuals: Mapping[str, Any], y_bar: jax.Array, axis: Axes) -> dict[str, Any]:
     def bar(w: jax.Array, r_bar: jax.Array) -> jax.Array:
         _, v, norm = _scaled_norm(w, axis)
-        return r_bar * (v / jnp.where(norm == 0, 1.0, norm))  # (2, 3)
+        return v * (
+            r_bar / jnp.where(norm == 0, 1.0, norm)
+        )  # (2, 3): one division a group, one rounding an entry
 
     return {"params": _bars(residuals["params"], y_bar, bar)}
 

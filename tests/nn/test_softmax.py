@@ -70,13 +70,23 @@ def test_half_precision_keeps_its_dtype(name, dtype):
 def test_errors_beside_jax_grads(name, dtype):
     """In float32 log_softmax, logsumexp and logmeanexp have the errors of jax.grad bit for bit.
 
-    softmax, which keeps y alone and not e^x and its sum, has from 0.84 to 1.08 of jax.grad's, as the
+    softmax, which keeps y alone and not e^x and its sum, has from 0.7 to 1.1 of jax.grad's, as the
     numbers fall: more where all y are alike, less where one is the largest by far.
     """
     f, g = both(name, axis=-1)
     bound = 1.1 if (name, dtype) == ("softmax", jnp.float32) else 1.0
     ours, jaxs = namesake.mean_errors(f, g, lambda rng: [rng.normal(size=(16, 500))], dtype)[0]
     assert ours <= bound * jaxs
+
+
+@pytest.mark.once
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_softmax_of_rows_that_one_entry_fills(dtype):
+    """There jax.grad loses up to all digits of half precision, with Σ y that is not 1."""
+    f, g = both("softmax", axis=-1)
+    ours, jaxs = namesake.mean_errors(f, g, lambda rng: [20 * rng.normal(size=(16, 10))], dtype)[0]
+    assert ours <= min(jaxs / 8, 0.1)
 
 
 @pytest.mark.parametrize("name", NAMES)

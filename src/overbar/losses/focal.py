@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from overbar._tails import tail
+from overbar._tails import exp_series, log_parts, once, tail, two_sum
 from overbar.elementwise import elementwise
 from overbar.losses._inputs import real_floats
 from overbar.rule import Sample
@@ -25,15 +25,17 @@ from overbar.rule import Sample
 #   (4) ċ = −x ṫ,  ṙ = ∓(1 − E)/s ṫ:  t̄ = ∓L̄ r^γ {a [u + γ c (1 − E)/(t₀ + t₁ E)] ∓ (2α − 1) c}
 #   (5) γ̄ = Σ L̄ a c r^γ log r
 #   (6) ᾱ = Σ L̄ (2t − 1) c r^γ
-#   (7) Where x is right and the label hard, t₀ = 0, all of it dies out with E: r = E/s, c = log s = κ E with
-#       κ from log 2 to 1. In (3) the bracket is −E (1 + γ κ), and in (4) c/(t₀ + t₁E) is κ.
-#   (8) r^γ = e^−γρ, ρ = −log r: as forward has it, rounded, and what that lacks. With a hard label, where
-#       ρ = t₁ u + log s, that is log s − (ρ − t₁ u); else it is 1 − r e^ρ. E and e^−γρ are multiplied last,
-#       in factors, so that nothing underflows before the bar does.
+#   (7) Where x is right, t₀ ≤ t₁ E, all of it dies out with E, and E is taken out: let A = t₀/E and B = t₁
+#       there, else A = t₀ and B = t₁ E, and h = A + B. Then there, and elsewhere without the E: r = E h/s;
+#       c = E C, with C = A u + log s/E, else C = c; (t₀ − t₁) E = E D, D = t₀ − t₁, else D = (t₀ − t₁) E.
+#   (8) With 1/s from r, (3) is x̄ = ±L̄ a r^(γ + 1) [(A − B) + γ C D/h]/h; and with E from r, c r^γ is
+#       C r^(γ + 1) s/h where x is right, else C r^γ: nothing but a power of r is small.
+#   (9) r^n = e^−nρ with ρ = −log r = log s − log h, and u more where x is right: as a pair of numbers, since
+#       an error of the exponent comes out as large in its power
 
 
 class _Parts(NamedTuple):
-    """The quantities of (1) and (7)."""
+    """The quantities of (1), (7) and (9)."""
 
     sign: jax.Array  # of x
     u: jax.Array
@@ -41,46 +43,64 @@ class _Parts(NamedTuple):
     s: jax.Array
     near: jax.Array  # t₁
     far: jax.Array  # t₀
-    sure: jax.Array  # whether (7) holds
-    h: jax.Array  # t₀ + t₁ E, without the E where (7) holds
-    entropy: jax.Array  # c, without its E where (7) holds
-    power: Any  # v, w -> v (w r^γ): v may be close to the smallest or the largest number, w not
-    times_E: Any  # v -> v E where (7) holds, else v
+    sure: jax.Array  # whether x is right
+    A: jax.Array
+    B: jax.Array
+    entropy: jax.Array  # C
+    rho: jax.Array
+    rho_low: jax.Array
+
+    @property
+    def h(self) -> jax.Array:
+        return self.A + self.B
+
+    def power(self, n: jax.Array, v: jax.Array, w: jax.Array) -> jax.Array:
+        """v (w r^n): v may be close to the smallest or the largest number, w not."""
+        n = jnp.minimum(n, jnp.finfo(n.dtype).max)
+        exponent = n * self.rho
+        e = tail(exponent, _product_error(n, self.rho, exponent) + n * self.rho_low)
+        less = jnp.abs(w) < 1  # then v before q: a small w and a small q would vanish before v lifts them
+        return e.times(jnp.where(less, v * w, v), jnp.where(less, 1, w) * e.q)
+
+    def entropy_power(self, gamma: jax.Array, v: jax.Array, w: jax.Array) -> jax.Array:
+        """v (w c r^γ), by (8)."""
+        factor = self.entropy * jnp.where(self.sure, self.s / self.h, 1)
+        return self.power(gamma + self.sure.astype(gamma.dtype), v, w * factor)
 
 
-def _parts(x: jax.Array, t: jax.Array, gamma: jax.Array) -> _Parts:
+def _parts(x: jax.Array, t: jax.Array) -> _Parts:
     info = jnp.finfo(x.dtype)
     u = jnp.minimum(jnp.where(x < 0, -x, x), info.max)  # at ∞ · E the limit is 0
     sign = jnp.where(x < 0, -jnp.ones_like(x), jnp.ones_like(x))
-    e = tail(u)
-    E = jnp.exp(-jnp.abs(x))  # as forward has it, so that a compiler takes it once
-    s = 1 + E
-    near, far = jnp.where(x < 0, 1 - t, t), jnp.where(x < 0, t, 1 - t)
-    sure = (far == 0) & (gamma >= 0)
-    h = jnp.where(sure, near, far + near * E)
-    log_s = jnp.log1p(E)
-    tiny = info.eps > E
-    kappa = jnp.where(tiny, jnp.ones_like(E), log_s / jnp.where(tiny, 1, E))
+    E = once(jnp.exp(-jnp.abs(x)))  # as forward has it, so that a compiler takes it once
+    s, s_lost = two_sum(E, jnp.ones_like(E))  # in this order: XLA takes (1 + E) − 1 for E
+    rest, rest_lost = two_sum(-t, jnp.ones_like(t))  # 1 − t
+    near, far = jnp.where(x < 0, rest, t), jnp.where(x < 0, t, rest)
+    sure = far <= near * E
+    some = info.tiny < E
+    divisor = jnp.where(some, E, jnp.ones_like(E))
+    inverse = once(1 / divisor)
+    A, B = jnp.where(sure, far * inverse, far), jnp.where(sure, near, near * E)
+    h = A + B
+    # What E, 1 − t, A, B and h have lost to rounding: an ULP of h would be γ ULP of r^γ.
+    high, low = log_parts(divisor, jnp.zeros_like(E))
+    e = jnp.where(some, -(u + high) - low, jnp.zeros_like(E))  # by the part e
+    product = _product_error(jnp.where(sure, A, near), E, jnp.where(sure, far, B))
+    of_near, of_far = jnp.where(x < 0, rest_lost, 0), jnp.where(x < 0, 0, rest_lost)
+    lost = jnp.where(
+        sure, of_near + (of_far - product) * inverse - A * e, of_far + of_near * E + product + B * e
+    )
+    s_high, s_low = log_parts(s, s_lost + e * E)
+    h_high, h_low = log_parts(h, jnp.where(A < B, A - (h - B), B - (h - A)) + lost)
+    log_s = s_high + s_low
+    kappa = jnp.where(some, once(log_s / divisor), jnp.ones_like(E))
+    entropy = A * u + jnp.where(sure, kappa, log_s)
 
-    def times_E(v: jax.Array) -> jax.Array:
-        return jnp.where(sure, e.times(v, e.q), v)
-
-    entropy = jnp.where(sure, kappa, far * u + log_s)
-    size = jnp.minimum(-_log_wrong(*_log_sigmoids(x), t), info.max)
-    lost = jnp.where((far == 0) | (near == 0), log_s - (size - u * near), 1 - h / s * jnp.exp(size))
-    return _Parts(sign, u, E, s, near, far, sure, h, entropy, _power(gamma, size, lost), times_E)
-
-
-def _power(gamma: jax.Array, size: jax.Array, lost: jax.Array) -> Any:
-    """v, w -> v (w r^γ), where −log r is size + lost.
-
-    An error of the exponent comes out as large in its power: so what size and its product with γ have
-    lost by rounding is put back.
-    """
-    gamma = jnp.minimum(gamma, jnp.finfo(gamma.dtype).max)
-    exponent = gamma * size
-    e = tail(exponent, _product_error(gamma, size, exponent) + gamma * lost)
-    return lambda v, w: e.times(v, w * e.q)
+    rho, low = two_sum(s_high, -h_high)
+    rho, lower = two_sum(rho, jnp.where(sure, u, jnp.zeros_like(u)))
+    rho, low = two_sum(rho, (s_low - h_low) + (low + lower))
+    rho = jnp.where(h > 0, rho, jnp.where(h < 0, jnp.nan, info.max))
+    return _Parts(sign, u, E, s, near, far, sure, A, B, entropy, rho, low)
 
 
 def _product_error(a: jax.Array, b: jax.Array, product: jax.Array) -> jax.Array:
@@ -121,33 +141,33 @@ def _weight(t: jax.Array, alpha: jax.Array | None) -> Any:
 
 
 def _by_logits(y_bar: Any, logits: Any, labels: Any, alpha: Any, gamma: Any) -> jax.Array:
-    p = _parts(logits, labels, gamma)
-    wrong = (p.far - p.near * p.E) + gamma * ((p.far - p.near) * (p.entropy * (p.E / p.h)))
-    slope = jnp.where(p.sure, -(1 + gamma * p.entropy), wrong) / p.s
-    return p.times_E(p.power(y_bar * _weight(labels, alpha), p.sign * slope))  # (3)
+    p = _parts(logits, labels)
+    share = jnp.where(p.sure, p.far - p.near, (p.far - p.near) * p.E) / p.h  # D/h
+    slope = ((p.A - p.B) + gamma * (p.entropy * share)) / p.h
+    return p.power(gamma + 1, y_bar * _weight(labels, alpha), p.sign * slope)  # (3), (8)
 
 
 def _by_labels(y_bar: Any, logits: Any, labels: Any, alpha: Any, gamma: Any) -> jax.Array:
-    p = _parts(logits, labels, gamma)
-    slope = -p.sign * (p.u + gamma * (p.entropy * (1 - p.E) / p.h)) * _weight(labels, alpha)
+    p = _parts(logits, labels)
+    near_0 = p.u < 0.5
+    z = jnp.where(near_0, p.u, 0)
+    less = jnp.where(near_0, z * exp_series(-z, 1, 0.5), 1 - p.E)  # 1 − E
+    slope = -p.sign * (p.u + gamma * (p.entropy * less / p.h)) * _weight(labels, alpha)
     if alpha is not None:
         slope = slope + (2 * alpha - 1) * jnp.where(p.sure, p.entropy * p.E, p.entropy)
-    return p.power(y_bar, slope)  # (4)
+    return p.power(gamma, y_bar, slope)  # (4)
 
 
 def _by_alpha(y_bar: Any, logits: Any, labels: Any, gamma: Any) -> jax.Array:
-    p = _parts(logits, labels, gamma)
-    return p.times_E(p.power(y_bar, (2 * labels - 1) * p.entropy))  # (6)
+    return _parts(logits, labels).entropy_power(gamma, y_bar, 2 * labels - 1)  # (6)
 
 
 def _by_gamma(y_bar: Any, logits: Any, labels: Any, alpha: Any, gamma: Any) -> jax.Array:
-    p = _parts(logits, labels, gamma)
+    p = _parts(logits, labels)
     right = (p.near + p.far * p.E) / p.s  # 1 − r
     likely = right < 0.25  # to where log1p is exact: before JAX 0.12 XLA's lost 126 ULP at −0.41 in float64
-    near_1 = jnp.log1p(-jnp.where(likely, right, 0))
-    log_r = jnp.where(likely, near_1, jnp.log(p.h) - jnp.log1p(p.E))
-    log_r = jnp.where(p.sure, -p.u - jnp.log1p(p.E), log_r)
-    return p.times_E(p.power(y_bar * _weight(labels, alpha), p.entropy * log_r))  # (5)
+    log_r = jnp.where(likely, jnp.log1p(-jnp.where(likely, right, 0)), -p.rho)
+    return p.entropy_power(gamma, y_bar * _weight(labels, alpha), log_r)  # (5)
 
 
 def _reference(logits: Any, labels: Any, *, alpha: Any, gamma: Any) -> jax.Array:

@@ -103,8 +103,10 @@ def poly_backward(residuals: Mapping[str, Any], y_bar: jax.Array, axis: Axis) ->
         # Fused with what follows the sum, XLA would have all that was broadcast written out.
         return apart(jnp.sum(terms, axis=axis, keepdims=True))
 
-    x_bar = L_bar * ((p * total(t) - t) + e * p * (total(t * p) - t))  # (3)
-    t_bar = L_bar * (e * (1 - p) - log_p)  # (4)
+    # L̄ is multiplied into each term, ε L̄ once a row: a rounding an entry fewer than after their sum.
+    e_bar = L_bar * e
+    x_bar = L_bar * (p * total(t) - t) + e_bar * p * (total(t * p) - t)  # (3)
+    t_bar = e_bar * (1 - p) - L_bar * log_p  # (4)
     return {
         "logits": bar_of(logits, where_given(where, x_bar)),
         "labels": bar_of(labels, where_given(where, t_bar)),

@@ -211,8 +211,8 @@ def batch_norm_inference_forward(
 # Derivation for y = γ n + β, n = (x − m) r, r = (v + ε)^−½, one number a channel in γ, β, m and v.
 #   (1) ẏ = γ̇ n + β̇ + γ r (ẋ − ṁ) − ½ γ (x − m) r³ v̇
 #   (2) with the sums over the entries of a channel:
-#       β̄ = Σ ȳ,  γ̄ = Σ ȳ n,  x̄ = ȳ γ r,  m̄ = −γ r Σ ȳ = −γ r β̄,  v̄ = −½ γ r² Σ ȳ n = −½ γ r² γ̄
-#   (3) so two sums over x serve for four bars
+#       β̄ = Σ ȳ,  γ̄ = Σ ȳ n,  x̄ = ȳ γ r,  m̄ = −γ r Σ ȳ = −γ r β̄,  v̄ = −½ γ r² Σ ȳ n = −½ γ γ̄/(v + ε)
+#   (3) so two sums over x serve for four bars; r has been rounded, v + ε is known better
 @batch_norm_inference.backward
 def batch_norm_inference_backward(
     residuals: Residuals, y_bar: jax.Array, axis: int, eps: float
@@ -229,7 +229,7 @@ def batch_norm_inference_backward(
         "scale": cast(scale_bar, x.dtype),
         "bias": cast(bias_bar, x.dtype),
         "mean": cast(-slope * bias_bar, mean.dtype),  # (3)
-        "variance": cast(-0.5 * slope * r * scale_bar, variance.dtype),
+        "variance": cast(-0.5 * wide(scale) * scale_bar / (wide(variance) + eps), variance.dtype),
     }
 
 

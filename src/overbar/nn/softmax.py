@@ -72,12 +72,18 @@ def softmax_forward(x: jax.Array, axis: Axis, where: jax.Array | None) -> tuple[
 #   (1) ẏ_i = y_i ẋ_i − y_i Σ_j y_j ẋ_j, the second from the sum below the line
 #   (2) ⟨ȳ, ẏ⟩ = Σ_i ȳ_i y_i ẋ_i − (Σ_i ȳ_i y_i) Σ_j y_j ẋ_j
 #   (3) x̄_i = y_i (ȳ_i − ⟨y, ȳ⟩): one product an entry fewer than the two terms apart
-#   (4) an entry that is left out has y = 0, adds nothing to ⟨y, ȳ⟩ and has the bar 0: no mask is needed
+#   (4) Σ y is 1, but for the rounding of each y to half precision: divided by it, ⟨y, ȳ⟩ is a mean of ȳ, and
+#       where one y is nearly 1 its x̄ goes with the other y, however small, and not with what Σ y lacks.
+#       In float32 Σ y has no fewer digits than its own sum, and dividing gains little
+#   (5) an entry that is left out has y = 0, adds nothing to ⟨y, ȳ⟩ and has the bar 0: no mask is needed
 @softmax.backward
 def softmax_backward(residuals: Residuals, y_bar: jax.Array, axis: Axis) -> dict[str, jax.Array]:
     y, g = wide(residuals["y"]), wide(y_bar)
-    mean = apart(jnp.sum(y * g, axis=axis, keepdims=True))
-    x_bar = jnp.where(y == 0, 0, y * (g - mean))  # (3), (4): 0 also where the row's mean is nan
+    mean = jnp.sum(y * g, axis=axis, keepdims=True)
+    if y.dtype != y_bar.dtype:
+        mean = mean / nonzero(jnp.sum(y, axis=axis, keepdims=True))  # (4)
+    mean = apart(mean)
+    x_bar = jnp.where(y == 0, 0, y * (g - mean))  # (3), (5): 0 also where the row's mean is nan
     return {"x": cast(x_bar, y_bar.dtype)}
 
 
