@@ -186,12 +186,33 @@ def test_a_corrupt_checkpoint_is_named_and_the_one_before_taken(train, capsys, t
     assert again == lines
 
 
-def test_another_run_s_checkpoint_is_named_and_not_taken(train, capsys):
+def test_another_run_s_checkpoint_is_named_and_not_taken(train, capsys, tmp_path):
     train(die_at=7)
+    (tmp_path / "run/settings.json").unlink()
     train("--resume", "--learning-rate", "0.01")
     out = capsys.readouterr().out
     assert "is not used: it is another run's: learning_rate 0.05, here 0.01" in out
     assert "trial: no checkpoint to resume from" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--learning-rate", 0.01], "is another one: learning_rate 0.05, here 0.01"),
+        (["--steps", 5], "has come to step 6, past --steps 5"),
+    ],
+    ids=["settings", "steps"],
+)
+def test_what_cannot_be_gone_on_with_stays_as_it_was(train, capsys, tmp_path, argv, said):
+    train(die_at=7)
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        train("--resume", *argv)
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
 
 
 def test_more_steps_may_be_taken_later(train):
@@ -260,6 +281,17 @@ BAD = {
     ("--optimizer", "adm"): "optax has no optimizer 'adm'; is it adam?",
     ("--optimizer", "adam:b3=1"): "adam has no option 'b3'",
     ("--optimizer", "adam:b1=x"): "'x' is no number",
+    ("--optimizer", "adam:b1=nan"): "expected a number from 0 to below 1 for b1, but came nan",
+    ("--optimizer", "sgd:momentum=1"): "expected a number from 0 to below 1 for momentum, but came 1",
+    ("--optimizer", "adamw:weight_decay=-1"): "expected a finite number of 0 or more for weight_decay",
+    ("--optimizer", "sgd:nesterov=5"): "expected true or false for nesterov, but came 5",
+    ("--optimizer", "adam:b1=0.9,b1=0.8"): "b1 is given twice",
+    ("--optimizer", "rprop"): "rprop cannot be used here",
+    ("--schedule", "one-cycle:div_factor=0"): "cannot be used: float division by zero",
+    ("--schedule", "cosine:alpha=-1"): "expected a finite number of 0 or more for alpha, but came -1",
+    ("--converged", "2"): "a number above 0 and below 1",
+    ("--distributed", "--coordinator", "nonsense"): "--coordinator: expected HOST:PORT, but came 'nonsense'",
+    ("--distributed", "--coordinator", "host:99999"): "--coordinator: expected HOST:PORT",
     ("--optimizer", "lbfgs"): "lbfgs cannot be used here",
     ("--schedule", "cosin"): "no schedule is called 'cosin'; there are constant, linear, cosine",
     ("--batch", "25"): "a batch of 25 cannot be taken from 24 examples",
