@@ -10,9 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from overbar._adapter import vary_over, varying_axes
+from overbar._adapter import explicit_sharding, vary_over, varying_axes
 from overbar._contract import RuleError, describe
 from overbar._dtypes import computing
 from overbar.rule import Sample
@@ -68,7 +69,18 @@ def first(state: jax.Array | None, sequence: jax.Array, w_hh: jax.Array) -> jax.
     """What a scan over a (T, B, ...) sequence starts with: the state (B, H), zeros if it is None."""
     if state is None:
         state = jnp.zeros((sequence.shape[1], w_hh.shape[0]), sequence.dtype)
+    if (
+        sharding := explicit_sharding(sequence)
+    ) is not None:  # the state's batch lies where the sequence's does
+        batch = PartitionSpec(*sharding.spec[1:2], *[None] * len(sharding.spec[2:3]))
+        state = jax.sharding.reshard(state, NamedSharding(sharding.mesh, batch))
     return vary_over(state, varying_axes((sequence, w_hh)))
+
+
+def laid_as(bar: jax.Array, state: jax.Array | None) -> jax.Array:
+    """The bar of a first state where that state lies, on a mesh with explicit axes."""
+    sharding = None if state is None else explicit_sharding(state)
+    return bar if sharding is None else jax.sharding.reshard(bar, sharding)
 
 
 def before(h: jax.Array, h0: jax.Array) -> jax.Array:
@@ -128,9 +140,12 @@ def _scan_back_over_jvp(step: Step, primals: tuple[Any, ...], tangents: tuple[An
     return jax.jvp(plain, primals[:3], tangents[:3])
 
 
-def summed(operands: jax.Array, z_bar: jax.Array) -> jax.Array:
-    """Σ (operands)ᵀ z̄ over steps and batch, (T, B, N) and (T, B, M) → (N, M): one matrix product."""
-    return jnp.tensordot(operands, z_bar, axes=((0, 1), (0, 1)))
+def summed(operands: jax.Array, z_bar: jax.Array, weights: jax.Array) -> jax.Array:
+    """Σ (operands)ᵀ z̄ over steps and batch, (T, B, N) and (T, B, M) → (N, M): one matrix product.
+
+    It lies where the weights (N, M) do, whose bar it is.
+    """
+    return jnp.tensordot(operands, z_bar, axes=((0, 1), (0, 1)), out_sharding=explicit_sharding(weights))
 
 
 # Derivation of the bars that come from z_t = x_t w_ih + h_{t−1} w_hh + b, with z̄ from the backward scan.
@@ -138,7 +153,9 @@ def summed(operands: jax.Array, z_bar: jax.Array) -> jax.Array:
 #       w̄_ih = Σ_t x_tᵀ z̄_t,  w̄_hh = Σ_t h_{t−1}ᵀ z̄_t,  b̄ = Σ_t Σ_B z̄_t
 #   (2) a sum of products over t is one product of the operands set one below another
 #   (3) x̄_t = z̄_t w_ihᵀ has no sum, and is one product for all the steps
-def products(x: jax.Array, h_before: jax.Array, z_bar: jax.Array, w_ih: jax.Array) -> dict[str, jax.Array]:
+def products(
+    x: jax.Array, h_before: jax.Array, z_bar: jax.Array, w_ih: jax.Array, w_hh: jax.Array
+) -> dict[str, jax.Array]:
     """The bars of x, w_ih, w_hh and b, by name, where both weights make the one z (T, B, gH).
 
     Args:
@@ -146,11 +163,12 @@ def products(x: jax.Array, h_before: jax.Array, z_bar: jax.Array, w_ih: jax.Arra
       h_before: (T, B, H), the state that each step began with.
       z_bar: (T, B, gH).
       w_ih: (D, gH).
+      w_hh: (H, gH).
     """
     return {
-        "x": jnp.matmul(z_bar, w_ih.T),  # (3)
-        "w_ih": summed(x, z_bar),  # (2)
-        "w_hh": summed(h_before, z_bar),
+        "x": jnp.matmul(z_bar, w_ih.T, out_sharding=explicit_sharding(x)),  # (3)
+        "w_ih": summed(x, z_bar, w_ih),  # (2)
+        "w_hh": summed(h_before, z_bar, w_hh),
         "b": jnp.sum(z_bar, axis=(0, 1)),  # (1)
     }
 

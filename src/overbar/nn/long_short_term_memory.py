@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar._adapter import explicit_sharding
 from overbar._jax_nn import jax_nn
 from overbar.nn._recurrence import (
     before,
     checked,
     first,
+    laid_as,
     products,
     scan_back_over,
     sequence_samples,
@@ -41,6 +43,7 @@ from overbar.rule import Sample, rule
         "h": "the states, for w̄_hh: the output itself, unless that was rounded to half precision",
         "c": "the cell state before each step",
         "gates": "i, f, g and o of each step",
+        "c0": "on a mesh with explicit axes the first cell state, where its bar must lie; elsewhere None",
     },
     static=("return_cell",),
     arrays=("x", "w_ih", "w_hh", "b", "h0", "c0"),
@@ -136,7 +139,9 @@ def lstm_forward(
     return_cell: bool,
 ) -> tuple[Any, dict[str, Any]]:
     y, c, steps = _run(x, w_ih, w_hh, b, h0, c0)
-    return (y, c) if return_cell else y, {"x": x, "w_ih": w_ih, "w_hh": w_hh, "h0": h0, **steps}
+    laid = c0 is not None and explicit_sharding(c0) is not None
+    kept = {"x": x, "w_ih": w_ih, "w_hh": w_hh, "h0": h0, "c0": c0 if laid else None}
+    return (y, c) if return_cell else y, {**kept, **steps}
 
 
 # Derivation for one step, z = x w_ih + h₋ w_hh + b, with h₋ and c₋ the state before it.
@@ -176,7 +181,8 @@ def lstm_backward(residuals: Mapping[str, Any], y_bar: Any, return_cell: bool) -
     over = jnp.concatenate(residuals["gates"], axis=-1)
     (h0_bar, c0_bar), z_bar = scan_back_over(step, w_hh.T, end, steps, over)
     h_before = before(residuals["h"], first(h0, x, w_hh))
-    bars = {**products(x, h_before, z_bar, w_ih), "h0": h0_bar, "c0": c0_bar}  # (7), (6)
+    states = {"h0": laid_as(h0_bar, h0), "c0": laid_as(c0_bar, residuals["c0"])}
+    bars = {**products(x, h_before, z_bar, w_ih, w_hh), **states}  # (7), (6)
     return {name: bar.astype(dtype) for name, bar in bars.items()}
 
 

@@ -13,11 +13,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar._adapter import explicit_sharding
 from overbar._jax_nn import jax_nn
 from overbar.nn._recurrence import (
     before,
     checked,
     first,
+    laid_as,
     products,
     sequence_samples,
     side_by_side,
@@ -120,7 +122,10 @@ def rnn_backward(residuals: Mapping[str, Any], y_bar: jax.Array) -> dict[str, An
         return jnp.matmul(z_bar, w_hh_transposed), z_bar  # (3)
 
     h0_bar, z_bar = jax.lax.scan(step, first(None, y_bar, w_hh), (h, y_bar), reverse=True)
-    bars = {**products(x, before(h, first(h0, x, w_hh)), z_bar, w_ih), "h0": h0_bar}  # (4), (3)
+    bars = {
+        **products(x, before(h, first(h0, x, w_hh)), z_bar, w_ih, w_hh),
+        "h0": laid_as(h0_bar, h0),
+    }  # (4), (3)
     return {name: bar.astype(dtype) for name, bar in bars.items()}
 
 
@@ -273,12 +278,12 @@ def gru_backward(residuals: Mapping[str, Any], y_bar: jax.Array) -> dict[str, An
     steps = {"y_bar": y_bar, "h_before": h_before, "gates": residuals["gates"], "q": residuals["q"]}
     h0_bar, (a_bar, s_bar) = jax.lax.scan(step, first(None, y_bar, w_hh), steps, reverse=True)
     bars = {
-        "x": jnp.matmul(a_bar, w_ih.T),  # (7)
-        "w_ih": summed(x, a_bar),  # (6)
-        "w_hh": summed(h_before, s_bar),
+        "x": jnp.matmul(a_bar, w_ih.T, out_sharding=explicit_sharding(x)),  # (7)
+        "w_ih": summed(x, a_bar, w_ih),  # (6)
+        "w_hh": summed(h_before, s_bar, w_hh),
         "b_ih": jnp.sum(a_bar, axis=(0, 1)),
         "b_hh": jnp.sum(s_bar, axis=(0, 1)),
-        "h0": h0_bar,
+        "h0": laid_as(h0_bar, h0),
     }
     return {name: bar.astype(dtype) for name, bar in bars.items()}
 
