@@ -97,11 +97,14 @@ def test_the_lines_tell_of_the_parameters_after_as_many_updates(train):
     assert trained.lines == lines
 
 
-def test_several_steps_in_a_scan_are_the_same_steps(train):
+def test_several_steps_in_a_scan_are_the_same_steps(train, tmp_path):
     _, one, _ = train("--steps", 14, noise=0.01)
-    _, many, _ = train("--steps", 14, at_once=4, noise=0.01)
+    _, many, _ = train("--steps", 14, "--checkpoint-every", 4, at_once=4, noise=0.01)
     np.testing.assert_allclose(many.losses, one.losses, rtol=1e-5)
     assert many.scores.keys() == {"test_loss", "test_near"}
+    _, cut, _ = train("--steps", 14, "--checkpoint-every", 6, "--keep", 9, at_once=4, noise=0.01)
+    assert sorted(int(p.name) for p in (tmp_path / "run/checkpoints").iterdir()) == [6, 12, 14]
+    assert cut.losses == many.losses  # bit for bit, wherever the scans are cut
 
 
 def test_a_batch_in_parts_is_the_same_batch(train):
@@ -151,10 +154,11 @@ def test_it_stops_when_it_has_converged(train, tmp_path):
 @pytest.mark.parametrize("at_once", [1, 4])
 @pytest.mark.parametrize("die_at", [2, 7])
 def test_a_killed_run_ends_where_it_would_have_ended(train, die_at, at_once, tmp_path):
-    _, whole, lines = train(out="whole", at_once=at_once, noise=0.01)
-    status, _, _ = train(at_once=at_once, noise=0.01, die_at=die_at)
+    often = ["--checkpoint-every", 2]
+    _, whole, lines = train(*often, out="whole", at_once=at_once, noise=0.01)
+    status, _, _ = train(*often, at_once=at_once, noise=0.01, die_at=die_at)
     assert status == 130
-    _, resumed, again = train("--resume", at_once=at_once, noise=0.01)
+    _, resumed, again = train(*often, "--resume", at_once=at_once, noise=0.01)
     same(resumed.params, whole.params)
     assert again == lines
     assert (tmp_path / "run/result.json").exists()
