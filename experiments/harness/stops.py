@@ -16,8 +16,18 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM came."""
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated
+_came: list[int] = []
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    _came.append(number)
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def again() -> None:
+    """Raises once more what has come; Python drops what is raised in a callback of its collector's."""
+    for number in _came:
+        _raise(number, None)
 
 
 @contextlib.contextmanager
@@ -34,9 +44,12 @@ def _handled(handlers: dict[signal.Signals, Handler]) -> Iterator[None]:
             signal.signal(number, handler or signal.SIG_DFL)  # None: it was set outside Python
 
 
-def told() -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def told() -> Iterator[None]:
     """In the block SIGTERM raises Terminated, as Ctrl-C raises KeyboardInterrupt."""
-    return _handled({signal.SIGTERM: _terminate})
+    _came.clear()
+    with _handled({signal.SIGINT: _raise, signal.SIGTERM: _raise}):
+        yield
 
 
 @contextlib.contextmanager

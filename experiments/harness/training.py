@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from harness import stops
 from harness.data import Batches
 from harness.devices import Placement
 from harness.figures import draw_scores, paper
@@ -97,6 +98,7 @@ def train(args: argparse.Namespace, run: Run, task: Task) -> Trained:
         report = stack.enter_context(run.progress(args.steps, start))
         step, chosen, began = start, iter(batches), time.monotonic()
         while True:
+            stops.again()
             ends, scores = step == args.steps, {}
             if ends or step % args.evaluate_every == 0:
                 ledger.settle()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
@@ -249,12 +250,18 @@ def test_sigterm_is_one_line_and_comes_after_what_must_be_whole(tmp_path, read_m
             run.record(0, 1.0)
         raise AssertionError("not reached")
 
+    def dropped(args, run):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        stops.again()
+
     before = signal.getsignal(signal.SIGTERM)
     assert launch(experiment, "--out", tmp_path) == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("trial: terminated; what was written stays in")
     assert len(read_metrics(tmp_path)) == 1
+    assert launch(dropped, "--out", tmp_path) == 128 + signal.SIGINT
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path, capsys):
