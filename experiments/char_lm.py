@@ -133,6 +133,7 @@ def task(args: argparse.Namespace) -> harness.Task:
         batch=lambda chosen: windows(train, chosen),
         scores=scores,
         test=windows(test, starts[:: math.ceil(len(starts) / WINDOWS)]),
+        at_once=20,
         test_batch=50,
     )
 

@@ -77,6 +77,7 @@ def task(args: argparse.Namespace) -> harness.Task:
         batch=lambda chosen: batch(images.x[chosen], images.labels[chosen]),
         scores=scores,
         test=batch(images.x_test, images.labels_test),
+        at_once=21,  # a pass
         test_batch=len(images.x_test),
     )
 

@@ -17,6 +17,7 @@ Source: H. Xiao, K. Rasul, R. Vollgraf, "Fashion-MNIST: a novel image dataset", 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -52,9 +53,13 @@ def mirrored(x: Any, key: jax.Array | None) -> Any:
 
 class MLP:
     @staticmethod
-    def init(key: jax.Array, pixels: int, classes: int) -> Params:
+    def init(key: jax.Array, shape: Sequence[int], classes: int) -> Params:
         one, two, out = jax.random.split(key, 3)
-        return dense(one, "1", pixels, 512) | dense(two, "2", 512, 256) | dense(out, "out", 256, classes)
+        return (
+            dense(one, "1", math.prod(shape), 512)
+            | dense(two, "2", 512, 256)
+            | dense(out, "out", 256, classes)
+        )
 
     @staticmethod
     def predict(p: Params, x: Any, key: jax.Array | None = None) -> jax.Array:
@@ -66,15 +71,17 @@ class MLP:
 
 class CNN:
     @staticmethod
-    def init(key: jax.Array, pixels: int, classes: int) -> Params:
+    def init(key: jax.Array, shape: Sequence[int], classes: int) -> Params:
+        height, width, channels = shape
         one, two, three, out = jax.random.split(key, 4)
         p = {
-            "k_1": harness.weights(one, 3, 3, 1, 32, gain=2**0.5),
+            "k_1": harness.weights(one, 3, 3, channels, 32, gain=2**0.5),
             "b_1": jnp.zeros(32),
             "k_2": harness.weights(two, 3, 3, 32, 64, gain=2**0.5),
             "b_2": jnp.zeros(64),
         }
-        return p | dense(three, "3", pixels // 16 * 64, 128) | dense(out, "out", 128, classes)
+        pooled = (height // 4) * (width // 4)
+        return p | dense(three, "3", pooled * 64, 128) | dense(out, "out", 128, classes)
 
     @staticmethod
     def predict(p: Params, x: Any, key: jax.Array | None = None) -> jax.Array:
@@ -91,9 +98,15 @@ MODELS: dict[str, Any] = {"mlp": MLP, "cnn": CNN}
 
 def task(args: argparse.Namespace) -> harness.Task:
     model, pictures = MODELS[args.model], data.load(args.data)
+    shape = pictures.x.shape[1:]
+    if model is CNN and (len(shape) != 3 or min(shape[:2]) < 4):
+        raise harness.BadSetting(
+            f"--data {args.data}: --model cnn wants pictures (height, width, channels) of 4 × 4 or more, "
+            f"but came {shape}"
+        )
     return harness.classification(
         pictures,
-        lambda key: model.init(key, pictures.x[0].size, pictures.classes),
+        lambda key: model.init(key, shape, pictures.classes),
         model.predict,
         test_batch=500,
     )

@@ -26,10 +26,14 @@ Params = dict[str, jax.Array]
 
 
 def init(key: jax.Array, bits: int, hidden: int) -> Params:
-    key_1, key_2 = jax.random.split(key)
+    """Random biases too: with none, b̄₂ over all the inputs is 0 but for rounding, each input x having its −x.
+
+    Adam takes steps of their full size along a bar as small as that, and each order of adding up its own.
+    """
+    key_1, key_2, key_3 = jax.random.split(key, 3)
     return {
         "W₁": harness.weights(key_1, bits, hidden, gain=2.0),
-        "b₁": jnp.zeros(hidden),
+        "b₁": jax.random.normal(key_3, (hidden,)),
         "W₂": harness.weights(key_2, hidden, 2),
         "b₂": jnp.zeros(2),
     }

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import json
 import logging
 import shutil
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,6 +27,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from harness import stops
 
 Place = dict[str, Any]
 
@@ -73,7 +78,8 @@ class Checkpoints:
         )
         # Written before the run goes on: what a kill finds is a step that is whole, or the one before.
         options = ocp.CheckpointManagerOptions(preservation_policy=kept, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        with _silent():
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -101,10 +107,10 @@ class Checkpoints:
         if (free := shutil.disk_usage(self.folder).free) < needed:  # Orbax finds out in the midst of it
             told = f"checkpoint {step} takes {needed:,} bytes at most, but {free:,} are free"
             raise OSError(errno.ENOSPC, f"No space left on device: {told}", str(self.folder))
-        about = {"owner": self.owner, "place": place, "checksums": checksums(state)}
+        about = _sealed({"owner": self.owner, "place": place, "checksums": checksums(state)})
         content = ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about))
         try:
-            with _silent():
+            with _silent(), stops.held_back():
                 self._manager.save(step, args=content, metrics={"loss": loss}, force=True)
         except OSError:
             raise
@@ -121,7 +127,7 @@ class Checkpoints:
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
         for step in reversed(self.steps):
             try:
-                with _silent():
+                with _silent(), stops.held_back():
                     found = self._read(step, shapes)
                 self._last = step
                 return found
@@ -146,8 +152,10 @@ class Checkpoints:
             about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
         except Exception as error:
             raise Unusable(f"it cannot be read: {_cause(error)}") from error
-        if not isinstance(about, dict) or {"owner", "place", "checksums"} - about.keys():
+        if not isinstance(about, dict) or {"owner", "place", "checksums", "seal"} - about.keys():
             raise Unusable("no run of an experiment wrote it")
+        if about != _sealed({name: value for name, value in about.items() if name != "seal"}):
+            raise Unusable("its checksums do not fit: it is corrupt")
         if other := sorted(k for k in self.owner if about["owner"].get(k) != self.owner[k]):
             told = ", ".join(f"{k} {about['owner'].get(k)!r}, here {self.owner[k]!r}" for k in other)
             raise Unusable(f"it is another run's: {told}")
@@ -155,10 +163,16 @@ class Checkpoints:
             content = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
             state = self._manager.restore(step, args=content).state
         except Exception as error:
+            _overhear_the_rest()
             raise Unusable(f"it cannot be read: {_cause(error)}") from error
         if checksums(state) != about["checksums"]:
             raise Unusable("its checksums do not fit: it is corrupt")
         return Restored(step, state, about["place"])
+
+
+def _sealed(about: dict[str, Any]) -> dict[str, Any]:
+    """With a checksum of its own, of its text as JSON."""
+    return {**about, "seal": zlib.crc32(json.dumps(about, sort_keys=True).encode())}
 
 
 def checksums(state: Any) -> dict[str, int]:
@@ -184,6 +198,19 @@ def _silent() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+@functools.cache
+def _overhear_the_rest() -> None:
+    """Of reads side by side one raises; the others would print tracebacks, later and from threads."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        late = str(unraisable.exc_value) == "Event loop is closed"
+        if not late and "_read_array_index" not in repr(unraisable.object):
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _cause(error: BaseException) -> str:

@@ -14,6 +14,7 @@ import importlib
 import math
 import sys
 import sysconfig
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from harness import idx
 from harness.idx import DataError
 
 MOST = 1 << 33  # bytes of one array in a file
+MOST_CLASSES = 1 << 16  # a larger number is no class, and would make a layer as wide as that
 HELD_BACK = 0.2  # of a set that comes without a test set
 
 
@@ -48,6 +50,13 @@ def load(name: str) -> Set:
     Raises:
       DataError: there is none of that name, or its files cannot be used; one sentence that says why.
     """
+    found = _loaded(name)
+    if found.classes < 2:
+        raise DataError(f"{name}: all of its labels are 0; there is nothing to tell apart")
+    return found
+
+
+def _loaded(name: str) -> Set:
     kind, _, more = name.partition(":")
     if name == "xor":
         return parity(2)
@@ -129,7 +138,8 @@ def openml(name: str) -> Set:
     from sklearn.datasets import fetch_openml
 
     try:
-        x, y = fetch_openml(name, version=1, as_frame=False, return_X_y=True, parser="liac-arff")
+        with warnings.catch_warnings(action="ignore"):  # that it tries again
+            x, y = fetch_openml(name, version=1, as_frame=False, return_X_y=True, parser="liac-arff")
     except Exception as error:  # the network's, the site's and the file's own errors
         raise DataError(f"openml:{name}: {type(error).__name__}: {error}".splitlines()[0]) from error
     labels = np.unique(y, return_inverse=True)[1]
@@ -151,8 +161,12 @@ def npz(path: Path) -> Set:
     x, y = arrays["x"], arrays["y"]
     if {"x_test", "y_test"} <= arrays.keys():
         return _checked(str(path), x, y, arrays["x_test"], arrays["y_test"])
-    if len(x) != len(y) or len(x) < 2:
-        raise DataError(f"{path}: x has {len(x)} entries, y {len(y)}; expected as many, 2 or more")
+    if half := {"x_test", "y_test"} & arrays.keys():
+        raise DataError(f"{path}: {half.pop()} is there, but the other of x_test and y_test is not")
+    if not x.ndim or not y.ndim or len(x) != len(y) or len(x) < 2:
+        raise DataError(
+            f"{path}: expected x and y of as many entries, 2 or more, but came {x.shape}, {y.shape}"
+        )
     order = np.random.default_rng(0).permutation(len(x))
     test = max(1, int(HELD_BACK * len(x)))
     return _checked(str(path), x[order[test:]], y[order[test:]], x[order[:test]], y[order[:test]])
@@ -193,18 +207,21 @@ def _check_header(file: IO[bytes], path: Path, info: zipfile.ZipInfo) -> None:
 def _checked(name: str, x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray) -> Set:
     """The set with its dtypes, after what the arrays say of each other has been looked at."""
     for part, a, b in (("", x, y), ("_test", x_test, y_test)):
-        if a.ndim < 2 or b.ndim != 1 or len(a) != len(b) or not len(a):
+        if a.ndim < 2 or b.ndim != 1 or len(a) != len(b) or not a.size:
             raise DataError(
                 f"{name}: expected x{part} (n, ...) and y{part} (n,), but came {a.shape} and {b.shape}"
             )
         if a.dtype.kind not in "fiub":
             raise DataError(f"{name}: x{part} must hold numbers, but its dtype is {a.dtype}")
-        if not np.isfinite(a).all():
-            raise DataError(f"{name}: x{part} holds NaN or infinite numbers")
+        with np.errstate(over="ignore"):
+            if not np.isfinite(a.astype(np.float32)).all():
+                raise DataError(f"{name}: x{part} holds NaN, infinite numbers, or some that float32 does not")
         whole = b.dtype.kind in "iu" or (b.dtype.kind == "f" and bool((b == np.floor(b)).all()))
-        if not whole or b.min() < 0 or b.max() >= 2**31 - 1:
+        if not whole or b.min() < 0 or b.max() >= MOST_CLASSES:
+            span = f", from {b.min()} to {b.max()}" if b.dtype.kind in "fiu" else ""
             raise DataError(
-                f"{name}: y{part} must hold the classes' numbers 0, 1, ..., but its dtype is {b.dtype}"
+                f"{name}: y{part} must hold the classes' numbers 0, 1, ... (below {MOST_CLASSES}), "
+                f"but it is {b.dtype}{span}"
             )
     if x.shape[1:] != x_test.shape[1:]:
         raise DataError(f"{name}: x has entries of {x.shape[1:]}, x_test of {x_test.shape[1:]}")
@@ -226,6 +243,8 @@ def text(path: Path | None) -> bytes:
         home = Path(sysconfig.get_path("stdlib"))
         return b"".join(module.read_bytes() for module in sorted(home.glob("*.py")))
     try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path}: not a file")
         found = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
@@ -235,6 +254,10 @@ def text(path: Path | None) -> bytes:
         found.decode()
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: no UTF-8 text: {error.reason} at byte {error.start}") from None
+    if (zero := found.find(0)) >= 0:
+        raise DataError(f"{path}: no text: a zero at byte {zero}")
+    if len(set(found)) < 2:
+        raise DataError(f"{path}: it is one character over and over; there is nothing to predict")
     return found
 
 

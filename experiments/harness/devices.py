@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import sys
+import threading
 from typing import Any
 
 import jax
@@ -16,6 +19,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "model")
+PATIENCE = 60
+HEARTBEAT = 30  # seconds without a sign of life until a process counts as dead
 
 
 class BadSetting(ValueError):
@@ -37,6 +42,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     parser.add_argument("--processes", type=int, metavar="N", help="how many there are")
     parser.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
+    parser.add_argument(
+        "--patience",
+        type=int,
+        default=PATIENCE,
+        metavar="S",
+        help=f"seconds until all of them must have come (default: {PATIENCE})",
+    )
 
 
 def mesh_spec(text: str) -> str:
@@ -44,7 +56,7 @@ def mesh_spec(text: str) -> str:
     names = []
     for part in text.split(","):
         name, _, size = part.partition("=")
-        if name not in AXES or not size.isdecimal() or int(size) < 1:
+        if name not in AXES or not (size.isascii() and size.isdecimal()) or int(size) < 1:
             raise argparse.ArgumentTypeError(
                 f"expected data=N, model=N or both with a comma between, but came {text!r}"
             )
@@ -67,11 +79,32 @@ def join(args: argparse.Namespace) -> None:
         return
     if jax.distributed.is_initialized():
         return
+    host, _, port = (given["coordinator"] or "host:1").rpartition(":")
+    if not host or not (port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
+        raise BadSetting(f"--coordinator: expected HOST:PORT, but came {given['coordinator']!r}")
+    patience = max(1, args.patience)
+
+    def give_up() -> None:  # JAX itself would abort, with a stack of C++
+        told = (
+            f"not all processes have met at {given['coordinator'] or 'the coordinator'} within {patience} s"
+        )
+        print(f"{args.name}.py: error: --distributed: {told}", file=sys.stderr, flush=True)
+        os._exit(2)
+
+    watch = threading.Timer(patience, give_up)
+    watch.daemon = True
+    watch.start()
     try:
-        jax.distributed.initialize(given["coordinator"], given["processes"], given["process"])
+        jax.distributed.initialize(
+            *(given["coordinator"], given["processes"], given["process"]),
+            initialization_timeout=2 * patience,
+            heartbeat_timeout_seconds=HEARTBEAT,
+        )
     except Exception as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise BadSetting(f"--distributed: {first}") from None
+    finally:
+        watch.cancel()
 
 
 class Placement:

@@ -26,7 +26,7 @@ def paper(width: float, height: float) -> Figure:
 def draw_losses(axes: Any, losses: Sequence[float], title: str) -> None:
     """Draws the loss curve, on a logarithmic scale."""
     axes.plot(losses, color=BLUE, linewidth=1.6)
-    axes.set(title=title, xlabel="step", ylabel="loss", yscale="log")
+    axes.set(title=title, xlabel="step", ylabel="loss", yscale=_scale(losses))
     tidy(axes)
 
 
@@ -42,7 +42,7 @@ def draw_scores(figure: Figure, lines: Sequence[Mapping[str, Any]]) -> None:
         width = len(losses) // 50
         mean = np.convolve(losses, np.ones(width) / width, mode="valid")
         axes[0].plot(np.arange(len(mean)) + width / 2, mean, color=BLUE, linewidth=1.6, label="running mean")
-    axes[0].set(title="loss", xlabel="step", yscale="log")
+    axes[0].set(title="loss", xlabel="step", yscale=_scale(losses))
     for name, place in zip(names, _places(names, axes), strict=True):
         measured = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
         place.plot(*zip(*measured, strict=True), "o-", color=VERMILION, markersize=3, label=name)
@@ -52,6 +52,11 @@ def draw_scores(figure: Figure, lines: Sequence[Mapping[str, Any]]) -> None:
         axes[0].legend(frameon=False)
     for one in axes:
         tidy(one)
+
+
+def _scale(losses: Sequence[float]) -> str:
+    """Logarithmic, where a loss has a logarithm."""
+    return "log" if any(loss > 0 for loss in losses) else "linear"
 
 
 def _places(names: Sequence[str], axes: Any) -> list[Any]:

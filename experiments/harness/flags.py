@@ -11,7 +11,7 @@ from harness import devices, optimizers
 
 BadSetting = devices.BadSetting
 
-FLOAT32_MAX = 3.4028234663852886e38
+FLOAT32_TINY, FLOAT32_MAX = 2.0**-126, 3.4028234663852886e38  # smaller ones are 0 where XLA computes
 
 
 def count(text: str) -> int:
@@ -26,7 +26,12 @@ def seed(text: str) -> int:
 
 def positive(text: str) -> float:
     """A number above 0 that float32 holds, for argparse."""
-    return _number(text, float, "a finite number above 0", lambda x: 0 < x <= FLOAT32_MAX)
+    return _number(text, float, "a finite number above 0", lambda x: FLOAT32_TINY <= x <= FLOAT32_MAX)
+
+
+def share(text: str) -> float:
+    """A number between 0 and 1, for argparse."""
+    return _number(text, float, "a number above 0 and below 1", lambda x: 0 < x < 1)
 
 
 def not_negative(text: str) -> float:
@@ -201,7 +206,7 @@ def training_parser(
     )
     made.add_argument(
         "--converged",
-        type=positive,
+        type=share,
         metavar="X",
         help="stop early once the mean loss, from one evaluation to the next, falls by less than this share",
     )

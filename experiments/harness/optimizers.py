@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -46,6 +47,10 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 }
 
 
+# Options that are the share of what was before: from 1 on, what an optimizer keeps grows without end.
+SHARES = {"b1", "b2", "b3", "decay", "rho", "momentum", "pct_start"}
+
+
 def optimizer_spec(text: str) -> str:
     """An optimizer of optax, for argparse; one that needs more than the gradient is refused."""
     name, options = _parsed(text)
@@ -54,7 +59,7 @@ def optimizer_spec(text: str) -> str:
     _check_options(name, getattr(optax, name), options, skip=1)
     like = {"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)}
     try:
-        made = getattr(optax, name)(0.1, **options)
+        made = getattr(optax, name)(optax.constant_schedule(0.1), **options)
         jax.eval_shape(lambda w: made.update(w, made.init(w), w), like)
     except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -68,6 +73,10 @@ def schedule_spec(text: str) -> str:
     if name not in SCHEDULES:
         raise argparse.ArgumentTypeError(f"no schedule is called {name!r}; there are {', '.join(SCHEDULES)}")
     _check_options(name, SCHEDULES[name], options, skip=2)
+    try:
+        SCHEDULES[name](0.1, 100, **options)
+    except (ArithmeticError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text} cannot be used: {str(error).splitlines()[0]}") from None
     return text
 
 
@@ -100,6 +109,8 @@ def _parsed(text: str) -> tuple[str, dict[str, Any]]:
             raise argparse.ArgumentTypeError(
                 f"{text}: expected NAME=NUMBER after the colon, but came {part!r}"
             )
+        if key.strip() in options:
+            raise argparse.ArgumentTypeError(f"{text}: {key.strip()} is given twice")
         options[key.strip()] = _value(text, value)
     return name, options
 
@@ -121,12 +132,23 @@ def _takes_a_rate(found: Any) -> bool:
 
 
 def _check_options(name: str, function: Callable[..., Any], options: Mapping[str, Any], skip: int) -> None:
-    known = list(inspect.signature(function).parameters)[skip:]
-    for option in options:
+    known = dict(list(inspect.signature(function).parameters.items())[skip:])
+    for option, value in options.items():
         if option not in known:
             raise argparse.ArgumentTypeError(
                 f"{name} has no option {option!r}; it has {', '.join(known) or 'none'}"
             )
+        if isinstance(known[option].default, bool):
+            wanted, fits = "true or false", isinstance(value, bool)
+        elif option in SHARES:
+            wanted, fits = "a number from 0 to below 1", not isinstance(value, bool) and 0 <= value < 1
+        else:
+            wanted, fits = (
+                "a finite number of 0 or more",
+                not isinstance(value, bool) and 0 <= value < math.inf,
+            )
+        if not fits:
+            raise argparse.ArgumentTypeError(f"{name}: expected {wanted} for {option}, but came {value}")
 
 
 def _meant(name: str) -> str:

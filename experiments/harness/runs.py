@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import importlib.metadata
 import io
 import json
@@ -11,6 +12,7 @@ import math
 import os
 import platform
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +22,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from harness import devices
+from harness import devices, stops
 from harness.descent import Diverged
 from harness.flags import BadSetting
 from harness.idx import DataError
@@ -34,6 +36,7 @@ except ImportError:  # Windows: two runs in one folder are not noticed there
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SETTINGS = "settings.json"
 RESULT = "result.json"  # stands in the folder of a training that came to its end
 
 
@@ -59,7 +62,7 @@ class Run:
         elsewhere: dict[str, Any] = {} if terminal else {"force_terminal": False, "width": 200}
         self.console = Console(markup=False, highlight=False, **elsewhere)
         self.has_bar = terminal and self.console.is_terminal and not self.console.is_dumb_terminal
-        self.settings = _settings(args)
+        self.settings = settings_of(args)
         if not self.leads:
             self._metrics: IO[str] = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
             return
@@ -73,6 +76,8 @@ class Run:
 
     def _begin(self, resumed: bool) -> None:
         result = self.folder / RESULT
+        if self.checkpoints.exists() and not self.checkpoints.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.checkpoints))
         if not resumed:
             if not result.exists() and any(self.checkpoints.glob("[0-9]*")):
                 raise Busy(
@@ -82,7 +87,7 @@ class Run:
             self._metrics.truncate(0)
             if self.checkpoints.is_dir():
                 shutil.rmtree(self.checkpoints)
-        self.write("settings.json", json.dumps(self.settings, indent=2) + "\n")
+        self.write(SETTINGS, json.dumps(self.settings, indent=2) + "\n")
         for left in (result, self.picture):
             left.unlink(missing_ok=True)
 
@@ -191,7 +196,8 @@ def _whole(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What settings.json tells of a run."""
     flags = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
     packages = ("overbar", "jax", "jaxlib", "numpy", "optax")
     device = jax.devices()[0]
@@ -232,36 +238,48 @@ def launch(
             prepared = () if prepare is None else (prepare(args),)
             run = Run(args)
         except OSError as error:
-            parser.error(f"argument --out: cannot write to {args.out}: {error.strerror}")
+            parser.error(f"argument --out: cannot write to {error.filename or args.out}: {error.strerror}")
         except Busy as error:
             parser.error(f"argument --out: {error}")
         except (BadSetting, DataError) as error:
             parser.error(str(error).splitlines()[0])
         except RuntimeError as error:  # JAX has no such device
             parser.error(str(error).splitlines()[0])
-        with run:
+        with run, stops.told():
             return _carried_out(lambda: experiment(args, run, *prepared), run)
 
 
 def _carried_out(experiment: Callable[[], int], run: Run) -> int:
     """The experiment's status; of what may end it from outside, one line and a status."""
 
-    def stays() -> str:
+    def told(what: str, status: int) -> int:
         resumes = any(run.checkpoints.glob("[0-9]*"))
         more = ", and --resume goes on from its last checkpoint" if resumes else ""
-        return f"what was written stays in {run.folder}{more}"
+        print(
+            f"{run.name}: {what}; what was written stays in {run.folder}{more}", file=sys.stderr, flush=True
+        )
+        return status
 
     try:
         return experiment()
     except Diverged as error:
-        print(f"{run.name}: {error}; {stays()}", file=sys.stderr)
-        return 1
+        return told(str(error), 1)
+    except stops.Terminated:
+        status = told("terminated", 128 + signal.SIGTERM)
     except KeyboardInterrupt:
-        print(f"{run.name}: interrupted; {stays()}", file=sys.stderr)
-        return 130
+        status = told("interrupted", 128 + signal.SIGINT)
+    except BrokenPipeError:  # the reader of stdout has gone, as under `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
     except OSError as error:
-        if isinstance(error, BrokenPipeError):  # the reader of stdout has gone, as under `| head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        else:
-            print(f"{run.name}: cannot write: {error.strerror}", file=sys.stderr)
-        return 1
+        status = told(
+            f"cannot write: {error.strerror}" + (f": {error.filename}" if error.filename else ""), 1
+        )
+    except jax.errors.JaxRuntimeError as error:  # there is not memory enough, or another process has died
+        status = told(f"JAX: {str(error).splitlines()[0]}", 1)
+    if jax.process_count() > 1:
+        sys.stdout.flush()
+        os._exit(
+            status
+        )  # the others find out at once; JAX's farewell would wait for them, as they wait for us
+    return status

@@ -36,8 +36,10 @@ class Stepper:
 
     def __init__(self, args: argparse.Namespace, task: Task, placement: Placement) -> None:
         self.parts: int = args.accumulate
-        # Evaluations cut the scans, so that these begin at the same steps however often a run is resumed.
-        self.at_once = math.gcd(task.at_once, args.evaluate_every) if self.parts == 1 else 1
+        # Evaluations and checkpoints cut the scans, which so begin at the same steps however often a run is
+        # resumed.
+        cuts = (args.evaluate_every, args.checkpoint_every or 0)
+        self.at_once = math.gcd(task.at_once, *cuts) if self.parts == 1 else 1
         self._task, self._seed, self._placement = task, args.seed, placement
         self._loss = select(precise(task.loss, args.precision), args.autodiff)
         self._optimizer = optimizers.optimizer(

@@ -13,17 +13,18 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from harness import stops
 from harness.data import Batches
 from harness.devices import Placement
 from harness.figures import draw_scores, paper
 from harness.flags import BadSetting
 from harness.ledger import Ledger
-from harness.runs import RESULT, Run, launch
+from harness.runs import RESULT, SETTINGS, Run, launch, settings_of
 from harness.stepping import Evaluator, Stepper
 from harness.tasks import Task, Trained
 
 # What does not decide the course of a run: it may be resumed with another of these.
-DEVICES = {"mesh", "distributed", "coordinator", "processes", "process", "device", "versions"}
+DEVICES = {"mesh", "distributed", "coordinator", "processes", "process", "patience", "device", "versions"}
 FREE = {"argv", "out", "resume", "keep", "checkpoint_every", "converged"} | DEVICES
 
 
@@ -40,7 +41,37 @@ def check(args: argparse.Namespace, task: Task) -> Task:
             f"a batch of {args.batch} cannot be divided evenly into {args.accumulate} × {devices} parts "
             "(--accumulate, devices)"
         )
+    if args.resume:
+        _check_resumed(args)
     return task
+
+
+def _check_resumed(args: argparse.Namespace) -> None:
+    """Looks whether the run in the folder is this one, and has steps to come.
+
+    What cannot be read there is left to the checkpoints, which tell whose they are.
+    """
+    try:
+        before = json.loads((args.out / SETTINGS).read_text(encoding="utf-8"))
+        there, here = _owner(before), _owner(settings_of(args))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return
+    steps = [int(path.name) for path in (args.out / "checkpoints").glob("*") if path.name.isdecimal()]
+    if steps and (other := sorted(name for name in here if there.get(name) != here[name])):
+        told = ", ".join(f"{name} {there.get(name)!r}, here {here[name]!r}" for name in other)
+        raise BadSetting(f"--resume: the run in {args.out} is another one: {told}")
+    if steps and args.steps < max(steps):
+        raise BadSetting(
+            f"--resume: the run in {args.out} has come to step {max(steps)}, past --steps {args.steps}"
+        )
+
+
+def _owner(settings: dict[str, Any]) -> dict[str, Any]:
+    """What decides the course of a run, of its settings."""
+    owner = {name: value for name, value in settings.items() if name not in FREE}
+    if owner["schedule"] == "constant":
+        del owner["steps"]  # more of them may be taken
+    return owner
 
 
 def train(args: argparse.Namespace, run: Run, task: Task) -> Trained:
@@ -67,6 +98,7 @@ def train(args: argparse.Namespace, run: Run, task: Task) -> Trained:
         report = stack.enter_context(run.progress(args.steps, start))
         step, chosen, began = start, iter(batches), time.monotonic()
         while True:
+            stops.again()
             ends, scores = step == args.steps, {}
             if ends or step % args.evaluate_every == 0:
                 ledger.settle()
@@ -126,10 +158,7 @@ def _checkpoints(run: Run, args: argparse.Namespace, stack: contextlib.ExitStack
         return None
     from harness.checkpoints import Checkpoints  # slow to import
 
-    owner = {name: value for name, value in run.settings.items() if name not in FREE}
-    if args.schedule == "constant":
-        del owner["steps"]  # more of them may be taken
-    made = Checkpoints(run.checkpoints, owner, every=every, keep=args.keep, tell=run.say)
+    made = Checkpoints(run.checkpoints, _owner(run.settings), every=every, keep=args.keep, tell=run.say)
     return stack.enter_context(made)
 
 
@@ -140,6 +169,6 @@ def _provenance(run: Run) -> str:
     rest = (
         f"{name} {value}"
         for name, value in settings.items()
-        if name not in ("argv", "name", "out") and value not in (None, False)
+        if name not in ("argv", "name", "out", "patience") and value not in (None, False)
     )
     return f"{run.name}: {'; '.join(rest)}; {versions}"

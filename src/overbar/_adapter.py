@@ -103,6 +103,11 @@ def explicit_sharding(x: Any, axes: slice = slice(None), *more: tuple[Any, slice
     return shardings[0][0].update(spec=spec) if explicit else None
 
 
+def laid(x: jax.Array, sharding: Any | None) -> jax.Array:
+    """x with this sharding in its type, on a mesh with explicit axes; where that is None x itself."""
+    return x if sharding is None else jax.sharding.reshard(x, sharding)
+
+
 def run_placed(fn: Callable[..., list[Any]], args: Any, shardings: list[Any]) -> list[Any]:
     """fn(*args), each result typed with its sharding, and XLA places what is in between.
 

@@ -38,7 +38,7 @@ def whole(out: Path, *argv: str) -> str:
     """What a run that comes to its end tells; in this process, which is warm already."""
     with contextlib.redirect_stdout(io.StringIO()) as told:
         parity.main([*STEPS, *argv, "--out", str(out)])
-    assert "of 64 right after 600 steps" in told.getvalue(), told.getvalue()
+    assert f"of 64 right after {STEPS[3]} steps" in told.getvalue(), told.getvalue()
     return told.getvalue()
 
 
@@ -116,6 +116,7 @@ if __name__ == "__main__":
     import tempfile
 
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    STEPS[3] = str(100 * int(sys.argv[1]))  # so many that none of the kills comes too late
     with tempfile.TemporaryDirectory() as folder:
         for number, (step, tmp) in enumerate(endure(Path(folder), int(sys.argv[1]))):
             print(f"kill {number}: last checkpoint {step}{', another half written' if tmp else ''}")

@@ -323,3 +323,20 @@ def test_lstm_learns_to_add():
     with jax.numpy_dtype_promotion("standard"):  # optax counts its steps in integers
         _, losses = jax.jit(lambda s: jax.lax.scan(train, s, keys))((parameters, adam.init(parameters)))
     assert losses[-50:].mean() < 0.01  # always to say 1 costs 1/6
+
+
+@pytest.mark.skipif(jax.device_count() < 2, reason="needs two devices")
+@pytest.mark.parametrize("name", RULES)
+def test_on_a_mesh_with_explicit_axes(name):
+    """The batch sharded, of x or of the first states: the bars are those of one device."""
+    args = inputs(name, 3, 4, 2, 5)
+    states = RULES[name][3]
+    bars = jax.jit(jax.grad(lambda *a: jnp.sum(with_states(name)(*a) ** 3), tuple(range(len(args)))))
+    expected = bars(*args)
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Explicit,))
+    for x, state in ((P(None, "d"), P()), (P(), P("d"))):
+        specs = [x, *[P()] * (len(args) - 1 - states), *[state] * states]
+        with jax.set_mesh(mesh):
+            got = bars(*map(jax.device_put, args, specs))
+        for a, b in zip(got, expected, strict=True):
+            np.testing.assert_allclose(np.asarray(a), b, rtol=1e-5, atol=1e-5)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from overbar._adapter import vary_over, varying_axes
+from overbar._adapter import explicit_sharding, laid, vary_over, varying_axes
 from overbar._contract import RuleError, describe
 from overbar._dtypes import computing
 from overbar.rule import Sample
@@ -68,6 +68,7 @@ def first(state: jax.Array | None, sequence: jax.Array, w_hh: jax.Array) -> jax.
     """What a scan over a (T, B, ...) sequence starts with: the state (B, H), zeros if it is None."""
     if state is None:
         state = jnp.zeros((sequence.shape[1], w_hh.shape[0]), sequence.dtype)
+    state = laid(state, explicit_sharding(sequence, slice(1, 2)))  # its batch lies where the sequence's does
     return vary_over(state, varying_axes((sequence, w_hh)))
 
 

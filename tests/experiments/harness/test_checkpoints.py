@@ -98,6 +98,16 @@ def test_another_runs_is_named(filled, said):
     assert "it is another run's: hidden 4, here 8" in said[0]
 
 
+@pytest.mark.parametrize(
+    "content", ["[]", '{"place": null}', None], ids=["a list", "no place", "another place"]
+)
+def test_a_place_that_was_changed_is_named(filled, said, content):
+    path = filled / "40/about/metadata"
+    path.write_text(content or path.read_text().replace('"pass": 40', '"pass": 41'))
+    assert restored(filled, said).step == 30
+    assert ("its checksums do not fit" if content is None else "no run of an experiment wrote it") in said[0]
+
+
 def test_another_state_is_named(filled, said):
     assert restored(filled, said, like={"v": jnp.zeros(3)}) is None
     assert len(said) == 3

@@ -112,8 +112,14 @@ class TestNpz:
         ("arrays", "said"),
         [
             ({"x": np.ones((3, 2))}, "no array y"),
-            ({"x": np.ones((3, 2)), "y": np.zeros(2, int)}, "x has 3 entries, y 2"),
-            ({"x": np.full((3, 2), np.nan), "y": np.zeros(3, int)}, "NaN or infinite"),
+            ({"x": np.ones((3, 2)), "y": np.zeros(2, int)}, "of as many entries, 2 or more, but came"),
+            ({"x": np.float32(1), "y": np.int32(1)}, "of as many entries, 2 or more, but came"),
+            ({"x": np.ones((3, 2)), "y": np.arange(3), "x_test": np.ones((3, 2))}, "x_test is there, but"),
+            ({"x": np.ones((3, 0)), "y": np.arange(3)}, "expected x"),
+            ({"x": np.ones((3, 2)), "y": np.zeros(3, int)}, "all of its labels are 0"),
+            ({"x": np.full((3, 2), np.nan), "y": np.zeros(3, int)}, "NaN, infinite"),
+            ({"x": np.full((3, 2), 1e300), "y": np.zeros(3, int)}, "some that float32 does not"),
+            ({"x": np.ones((3, 2)), "y": np.array([0, 1, 2**30])}, "below 65536"),
             ({"x": np.ones((3, 2)), "y": np.array([0.5, 1, 0])}, "the classes' numbers"),
             ({"x": np.ones((3, 2)), "y": np.array([-1, 1, 0])}, "the classes' numbers"),
             ({"x": np.array([["a"]] * 3), "y": np.zeros(3, int)}, "must hold numbers"),
@@ -164,10 +170,18 @@ def test_the_text(tmp_path):
     path = tmp_path / "text"
     path.write_bytes("σ".encode())
     assert data.text(path) == "σ".encode()
-    for content, said in ((b"", "empty"), (b"ab\xff", "no UTF-8 text: .* at byte 2")):
+    bad = {
+        b"": "empty",
+        b"ab\xff": "no UTF-8 text: .* at byte 2",
+        b"a\0": "a zero at byte 1",
+        b"aa": "over and",
+    }
+    for content, said in bad.items():
         path.write_bytes(content)
         with pytest.raises(DataError, match=said):
             data.text(path)
+    with pytest.raises(DataError, match="not a file"):
+        data.text(tmp_path)
 
 
 class TestBatches:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import pytest
 
 import harness
 import overbar
+from harness import stops
 from overbar import nn
 
 
@@ -42,7 +45,7 @@ def square(x, scale=1.0):
     [
         *(("--steps", bad) for bad in ("0", "-1", "1.5", "many", "")),
         *(("--seed", bad) for bad in ("-1", str(2**32), "x")),
-        *(("--learning-rate", bad) for bad in ("0", "-1", "nan", "inf", "1e300", "fast")),
+        *(("--learning-rate", bad) for bad in ("0", "-1", "nan", "inf", "1e300", "1e-60", "fast")),
         *(("--lambda", bad) for bad in ("-1", "nan", "inf", "1e39")),
         ("--out", ""),
         ("--out", __file__),
@@ -63,9 +66,10 @@ def test_a_bad_argument_is_one_line_and_status_2(flag, value, tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("taken", ["settings.json", "metrics.jsonl", "trial.png"])
+@pytest.mark.parametrize("taken", ["settings.json", "metrics.jsonl", "trial.png", "checkpoints"])
 def test_an_out_that_cannot_be_written_is_one_line_and_status_2(taken, tmp_path, capsys):
-    (tmp_path / taken).mkdir()
+    made = tmp_path / taken
+    made.write_text("") if taken == "checkpoints" else made.mkdir()
     with pytest.raises(SystemExit) as end:
         launch(lambda args, run: pytest.fail("the experiment has begun"), "--out", tmp_path)
     assert end.value.code == 2
@@ -228,6 +232,36 @@ def test_an_interruption_is_one_line(tmp_path, read_metrics, capsys):
     assert launch(experiment, "--out", tmp_path) == 130
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert len(read_metrics(tmp_path)) == 1
+
+
+def test_what_jax_cannot_do_is_one_line(tmp_path, capsys):
+    def experiment(args, run):
+        raise jax.errors.JaxRuntimeError("Out of memory allocating 3200 bytes.\nand much more")
+
+    assert launch(experiment, "--out", tmp_path) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("trial: JAX: Out of memory allocating 3200 bytes.; what was written stays in")
+
+
+def test_sigterm_is_one_line_and_comes_after_what_must_be_whole(tmp_path, read_metrics, capsys):
+    def experiment(args, run):
+        with stops.held_back():
+            signal.raise_signal(signal.SIGTERM)
+            run.record(0, 1.0)
+        raise AssertionError("not reached")
+
+    def dropped(args, run):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        stops.again()
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert launch(experiment, "--out", tmp_path) == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("trial: terminated; what was written stays in")
+    assert len(read_metrics(tmp_path)) == 1
+    assert launch(dropped, "--out", tmp_path) == 128 + signal.SIGINT
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path, capsys):

@@ -97,11 +97,14 @@ def test_the_lines_tell_of_the_parameters_after_as_many_updates(train):
     assert trained.lines == lines
 
 
-def test_several_steps_in_a_scan_are_the_same_steps(train):
+def test_several_steps_in_a_scan_are_the_same_steps(train, tmp_path):
     _, one, _ = train("--steps", 14, noise=0.01)
-    _, many, _ = train("--steps", 14, at_once=4, noise=0.01)
+    _, many, _ = train("--steps", 14, "--checkpoint-every", 4, at_once=4, noise=0.01)
     np.testing.assert_allclose(many.losses, one.losses, rtol=1e-5)
     assert many.scores.keys() == {"test_loss", "test_near"}
+    _, cut, _ = train("--steps", 14, "--checkpoint-every", 6, "--keep", 9, at_once=4, noise=0.01)
+    assert sorted(int(p.name) for p in (tmp_path / "run/checkpoints").iterdir()) == [6, 12, 14]
+    assert cut.losses == many.losses  # bit for bit, wherever the scans are cut
 
 
 def test_a_batch_in_parts_is_the_same_batch(train):
@@ -151,10 +154,11 @@ def test_it_stops_when_it_has_converged(train, tmp_path):
 @pytest.mark.parametrize("at_once", [1, 4])
 @pytest.mark.parametrize("die_at", [2, 7])
 def test_a_killed_run_ends_where_it_would_have_ended(train, die_at, at_once, tmp_path):
-    _, whole, lines = train(out="whole", at_once=at_once, noise=0.01)
-    status, _, _ = train(at_once=at_once, noise=0.01, die_at=die_at)
+    often = ["--checkpoint-every", 2]
+    _, whole, lines = train(*often, out="whole", at_once=at_once, noise=0.01)
+    status, _, _ = train(*often, at_once=at_once, noise=0.01, die_at=die_at)
     assert status == 130
-    _, resumed, again = train("--resume", at_once=at_once, noise=0.01)
+    _, resumed, again = train(*often, "--resume", at_once=at_once, noise=0.01)
     same(resumed.params, whole.params)
     assert again == lines
     assert (tmp_path / "run/result.json").exists()
@@ -186,12 +190,33 @@ def test_a_corrupt_checkpoint_is_named_and_the_one_before_taken(train, capsys, t
     assert again == lines
 
 
-def test_another_run_s_checkpoint_is_named_and_not_taken(train, capsys):
+def test_another_run_s_checkpoint_is_named_and_not_taken(train, capsys, tmp_path):
     train(die_at=7)
+    (tmp_path / "run/settings.json").unlink()
     train("--resume", "--learning-rate", "0.01")
     out = capsys.readouterr().out
     assert "is not used: it is another run's: learning_rate 0.05, here 0.01" in out
     assert "trial: no checkpoint to resume from" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--learning-rate", 0.01], "is another one: learning_rate 0.05, here 0.01"),
+        (["--steps", 5], "has come to step 6, past --steps 5"),
+    ],
+    ids=["settings", "steps"],
+)
+def test_what_cannot_be_gone_on_with_stays_as_it_was(train, capsys, tmp_path, argv, said):
+    train(die_at=7)
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        train("--resume", *argv)
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
 
 
 def test_more_steps_may_be_taken_later(train):
@@ -260,6 +285,17 @@ BAD = {
     ("--optimizer", "adm"): "optax has no optimizer 'adm'; is it adam?",
     ("--optimizer", "adam:b3=1"): "adam has no option 'b3'",
     ("--optimizer", "adam:b1=x"): "'x' is no number",
+    ("--optimizer", "adam:b1=nan"): "expected a number from 0 to below 1 for b1, but came nan",
+    ("--optimizer", "sgd:momentum=1"): "expected a number from 0 to below 1 for momentum, but came 1",
+    ("--optimizer", "adamw:weight_decay=-1"): "expected a finite number of 0 or more for weight_decay",
+    ("--optimizer", "sgd:nesterov=5"): "expected true or false for nesterov, but came 5",
+    ("--optimizer", "adam:b1=0.9,b1=0.8"): "b1 is given twice",
+    ("--optimizer", "rprop"): "rprop cannot be used here",
+    ("--schedule", "one-cycle:div_factor=0"): "cannot be used: float division by zero",
+    ("--schedule", "cosine:alpha=-1"): "expected a finite number of 0 or more for alpha, but came -1",
+    ("--converged", "2"): "a number above 0 and below 1",
+    ("--distributed", "--coordinator", "nonsense"): "--coordinator: expected HOST:PORT, but came 'nonsense'",
+    ("--distributed", "--coordinator", "host:99999"): "--coordinator: expected HOST:PORT",
     ("--optimizer", "lbfgs"): "lbfgs cannot be used here",
     ("--schedule", "cosin"): "no schedule is called 'cosin'; there are constant, linear, cosine",
     ("--batch", "25"): "a batch of 25 cannot be taken from 24 examples",
