@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "model")
-PATIENCE = 60
+PATIENCE = 180
 HEARTBEAT = 30  # seconds without a sign of life until a process counts as dead
 
 

@@ -272,14 +272,12 @@ def _carried_out(experiment: Callable[[], int], run: Run) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except OSError as error:
-        status = told(
-            f"cannot write: {error.strerror}" + (f": {error.filename}" if error.filename else ""), 1
-        )
+        where = f": {error.filename}" if error.filename else ""
+        status = told(f"cannot write: {error.strerror}{where}", 1)
     except jax.errors.JaxRuntimeError as error:  # there is not memory enough, or another process has died
         status = told(f"JAX: {str(error).splitlines()[0]}", 1)
     if jax.process_count() > 1:
         sys.stdout.flush()
-        os._exit(
-            status
-        )  # the others find out at once; JAX's farewell would wait for them, as they wait for us
+        # So the others find out at once: JAX's farewell would wait for them, as they wait for us.
+        os._exit(status)
     return status

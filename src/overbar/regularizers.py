@@ -320,9 +320,8 @@ def _scaled_norm(w: jax.Array, axis: Axes) -> tuple[tuple[jax.Array, jax.Array],
         largest = jnp.max(jnp.abs(w), axis=axes, initial=0.0, keepdims=True)
     except ValueError as error:
         raise RuleError(f"rule regularizers.group_lasso: option axis {axis!r}: {error}") from None
-    exponent = (
-        jnp.frexp(jax.lax.stop_gradient(largest))[1] - 1
-    )  # then n is 1 or more, and R̄/n no larger than R̄
+    # One less than frexp's: then n is 1 or more, and R̄/n no larger than R̄.
+    exponent = jnp.frexp(jax.lax.stop_gradient(largest))[1] - 1
     # Halved, so that both factors are normal numbers where 2^−exponent itself is none.
     one = jnp.ones_like(largest)
     low, high = jnp.ldexp(one, exponent // 2), jnp.ldexp(one, exponent - exponent // 2)
@@ -348,9 +347,8 @@ def group_lasso_forward(params: Any, axis: Axes) -> tuple[jax.Array, dict[str, A
 def group_lasso_backward(residuals: Mapping[str, Any], y_bar: jax.Array, axis: Axes) -> dict[str, Any]:
     def bar(w: jax.Array, r_bar: jax.Array) -> jax.Array:
         _, v, norm = _scaled_norm(w, axis)
-        return v * (
-            r_bar / jnp.where(norm == 0, 1.0, norm)
-        )  # (2, 3): one division a group, one rounding an entry
+        share = r_bar / jnp.where(norm == 0, 1.0, norm)  # one division a group, so one rounding an entry
+        return v * share  # (2, 3)
 
     return {"params": _bars(residuals["params"], y_bar, bar)}
 
