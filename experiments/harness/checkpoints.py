@@ -14,6 +14,7 @@ import json
 import logging
 import shutil
 import sys
+import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -78,8 +79,7 @@ class Checkpoints:
         )
         # Written before the run goes on: what a kill finds is a step that is whole, or the one before.
         options = ocp.CheckpointManagerOptions(preservation_policy=kept, enable_async_checkpointing=False)
-        with _silent():
-            self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._manager = self._managed(options)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -136,15 +136,47 @@ class Checkpoints:
                 self.tell(f"checkpoint {self.folder / str(step)} is not used: {reason}; it is in {aside} now")
         return None
 
+    def _managed(self, options: Any) -> Any:
+        """Orbax's manager: it reads what each checkpoint says of itself, and gives all up for one of them."""
+        try:
+            with _silent():
+                return ocp.CheckpointManager(self.folder, options=options)
+        except OSError:
+            raise
+        except Exception:
+            numbers = sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
+            unusable = {n: reason for n in numbers if (reason := self._refused(n, options)) is not None}
+            if not unusable:
+                raise
+            for step, reason in unusable.items():
+                aside = self._moved(step)
+                self.tell(f"checkpoint {self.folder / str(step)} is not used: {reason}; it is in {aside} now")
+            with _silent():
+                return ocp.CheckpointManager(self.folder, options=options)
+
+    def _refused(self, step: int, options: Any) -> str | None:
+        """Why Orbax cannot open this checkpoint by itself; None where it can."""
+        with tempfile.TemporaryDirectory() as alone, _silent():
+            (Path(alone) / str(step)).symlink_to(self.folder / str(step))
+            try:
+                ocp.CheckpointManager(Path(alone), options=options).close()
+            except Exception as error:
+                return f"it cannot be read: {_cause(error)}"
+        return None
+
     def _set_aside(self, step: int) -> Path:
         """Makes room for a checkpoint of the same step."""
+        aside = self._moved(step)
+        self._manager.reload()
+        return aside
+
+    def _moved(self, step: int) -> Path:
         aside = self.folder.with_name(f"{self.folder.name}-not-used") / f"{step}-{time.time_ns()}"
         if jax.process_index() == 0:
             aside.parent.mkdir(exist_ok=True)
             (self.folder / str(step)).rename(aside)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"checkpoint {step} is set aside")
-        self._manager.reload()
         return aside
 
     def _read(self, step: int, shapes: Any) -> Restored:

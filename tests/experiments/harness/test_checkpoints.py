@@ -87,6 +87,16 @@ def test_a_corrupt_one_is_named_and_the_one_before_is_taken(filled, said, damage
     assert f"{filled / '40'} is not used" in sentence
 
 
+@pytest.mark.parametrize("content", ["[]", '{"metrics": 3}'])
+def test_one_that_says_nonsense_of_itself_is_named(filled, said, content):
+    (filled / "30" / "_CHECKPOINT_METADATA").write_text(content)
+    assert restored(filled, said).step == 40
+    (told,) = said
+    assert "30 is not used: it cannot be read" in told
+    with Checkpoints(filled, OWNER) as checkpoints:
+        assert checkpoints.steps == [20, 40]
+
+
 def test_what_a_kill_leaves_is_passed_over(filled, said):
     shutil.copytree(filled / "40", filled / "50.orbax-checkpoint-tmp-1")
     assert restored(filled, said).step == 40
