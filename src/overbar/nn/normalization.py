@@ -78,7 +78,7 @@ def _mean_with(v: jax.Array, scale: jax.Array | None, axes: Axes) -> jax.Array:
     That reads v alone, where XLA for the CPU would write v γ to memory before it is summed.
     """
     if scale is None:
-        return apart(jnp.mean(_scaled(v, _spread(scale, v, axes), None), axis=axes, keepdims=True))
+        return apart(jnp.mean(v, axis=axes, keepdims=True))
     along = (axes, tuple(range(len(axes))))
     total = jnp.tensordot(v, wide(scale), axes=along, precision=jax.lax.Precision.HIGHEST)
     return jnp.expand_dims(total / scale.size, axes)
