@@ -132,8 +132,8 @@ class Checkpoints:
                 self._last = step
                 return found
             except Unusable as reason:
-                aside = self._set_aside(step)
-                self.tell(f"checkpoint {self.folder / str(step)} is not used: {reason}; it is in {aside} now")
+                self._set_aside(step, str(reason))
+                self._manager.reload()
         return None
 
     def _managed(self, options: Any) -> Any:
@@ -149,8 +149,7 @@ class Checkpoints:
             if not unusable:
                 raise
             for step, reason in unusable.items():
-                aside = self._moved(step)
-                self.tell(f"checkpoint {self.folder / str(step)} is not used: {reason}; it is in {aside} now")
+                self._set_aside(step, reason)
             with _silent():
                 return ocp.CheckpointManager(self.folder, options=options)
 
@@ -164,20 +163,15 @@ class Checkpoints:
                 return f"it cannot be read: {_cause(error)}"
         return None
 
-    def _set_aside(self, step: int) -> Path:
-        """Makes room for a checkpoint of the same step."""
-        aside = self._moved(step)
-        self._manager.reload()
-        return aside
-
-    def _moved(self, step: int) -> Path:
+    def _set_aside(self, step: int, reason: str) -> None:
+        """Makes room for a checkpoint of the same step, and says why."""
         aside = self.folder.with_name(f"{self.folder.name}-not-used") / f"{step}-{time.time_ns()}"
         if jax.process_index() == 0:
             aside.parent.mkdir(exist_ok=True)
             (self.folder / str(step)).rename(aside)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"checkpoint {step} is set aside")
-        return aside
+        self.tell(f"checkpoint {self.folder / str(step)} is not used: {reason}; it is in {aside} now")
 
     def _read(self, step: int, shapes: Any) -> Restored:
         try:
