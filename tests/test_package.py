@@ -19,6 +19,7 @@ FLOORS = {
     "_adapter": 0,
     "_jax_nn": 0,
     "_like": 0,
+    "_draws": 0,
     "_asked": 0.5,  # knows types and programs, no rule
     "_tails": 1,
     "rule": 1,

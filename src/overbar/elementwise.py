@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 
+from overbar import _draws as draws
 from overbar._contract import RuleError, is_float
 from overbar._dtypes import computing
 from overbar._like import cast, summed_to
@@ -188,12 +189,12 @@ def _check_forms(
 def _elementwise_samples(kinks: tuple[float, ...], key: jax.Array) -> Iterator[Sample]:
     """Samples for any elementwise rule: each shape a network meets, each region of the function."""
     for number, shape in enumerate([(), (1,), (3, 4), (2, 1, 3), (0, 2)]):
-        x = 3 * jax.random.normal(jax.random.fold_in(key, number), shape)
+        x = 3 * draws.normal(jax.random.fold_in(key, number), shape)
         yield Sample(f"shape {shape}", (x,))
-    sign = jax.random.rademacher(key, (24,), jnp.float32)
+    sign = draws.rademacher(key, (24,))
     yield Sample("near zero", (sign * 10.0 ** jnp.linspace(-6, -1, 24),))
     yield Sample("saturated", (jnp.linspace(-14.0, 14.0, 29) + 0.25,))
     if kinks:
         x = jnp.asarray(kinks, jnp.float32)
         yield Sample("kinks", (jnp.concatenate([x, x - 1, x + 1]),), tags=("kink",))
-    yield Sample("bench", (jax.random.normal(key, (1024, 1024)),), tags=("bench",))
+    yield Sample("bench", (draws.normal(key, (1024, 1024)),), tags=("bench",))

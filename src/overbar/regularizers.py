@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._contract import RuleError, describe
 from overbar._dtypes import computing, widest
 from overbar.rule import Sample, rule
@@ -100,7 +101,7 @@ def _trees(key: jax.Array) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
     """Parameters of every kind: name, pytree, tags."""
 
     def normal(number: int, shape: tuple[int, ...]) -> jax.Array:
-        return jax.random.normal(jax.random.fold_in(key, number), shape)
+        return draws.normal(jax.random.fold_in(key, number), shape)
 
     yield "array", normal(0, (3, 4)), ()
     yield "scalar", normal(1, ()), ()
@@ -365,7 +366,7 @@ def group_lasso_reference(params: Any, axis: Axes) -> jax.Array:
 
 @group_lasso.samples
 def group_lasso_samples(key: jax.Array) -> Iterator[Sample]:
-    w = jax.random.normal(key, (2, 3, 4))
+    w = draws.normal(key, (2, 3, 4))
     yield Sample("two axes", (w,), {"axis": (0, 2)})
     yield Sample("a group of zeros", (w[0].at[1].set(0.0),), tags=("kink",))
     for name, params, tags in _trees(key):

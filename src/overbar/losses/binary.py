@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._jax_nn import jax_nn
 from overbar._tails import tail
 from overbar.elementwise import elementwise
@@ -22,7 +23,7 @@ def _scores_and(draw: Any, kinks: bool = False, equal: bool = False) -> Any:
     def samples(key: jax.Array) -> Iterator[Sample]:
         def make(shape: tuple[int, ...], other: tuple[int, ...] | None = None, scale: float = 2.0) -> Any:
             kx, kt = jax.random.split(key)
-            return scale * jax.random.normal(kx, shape), draw(kt, other or shape)
+            return scale * draws.normal(kx, shape), draw(kt, other or shape)
 
         yield Sample("matrix", make((3, 4)))
         yield Sample("scalar", make(()))
@@ -67,7 +68,7 @@ def _cross_entropy_reference(logits: jax.Array, labels: jax.Array) -> jax.Array:
     {"logits": "x̄ = L̄ ((1 − t) σ(x) − t σ(−x))", "labels": "t̄ = −L̄ x"},
     integers=("labels",),
     reference=_cross_entropy_reference,
-    samples=_scores_and(jax.random.uniform),
+    samples=_scores_and(draws.uniform),
 )
 def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
     """Cross-entropy of a probability σ(x) and a label t; as `optax.losses.sigmoid_binary_cross_entropy`.
@@ -124,7 +125,7 @@ def _perceptron(
 
 
 def _signs(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return jax.random.rademacher(key, shape, jnp.float32)
+    return draws.rademacher(key, shape)
 
 
 def _by_both(bar: Any) -> dict[str, Any]:
@@ -234,7 +235,7 @@ def _sparsemax_reference(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def _coins(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return jax.random.bernoulli(key, 0.5, shape).astype(jnp.float32)
+    return draws.bernoulli(key, 0.5, shape).astype(jnp.float32)
 
 
 @elementwise(

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._contract import RuleError, describe, is_float
 from overbar._dtypes import computing, widest
 from overbar._jax_nn import jax_nn
@@ -183,7 +184,7 @@ def softmax_cross_entropy_reference(
 
 
 def _distribution(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return jax_nn.softmax(2 * jax.random.normal(key, shape), -1)
+    return jax_nn.softmax(2 * draws.normal(key, shape), -1)
 
 
 @softmax_cross_entropy.samples
@@ -191,10 +192,10 @@ def softmax_cross_entropy_samples(key: jax.Array) -> Iterator[Sample]:
     kx, kt, kw = jax.random.split(key, 3)
 
     def pair(*shape: int) -> tuple[jax.Array, jax.Array]:
-        return jax.random.normal(kx, shape), _distribution(kt, shape)
+        return draws.normal(kx, shape), _distribution(kt, shape)
 
     yield Sample("rows", pair(4, 5))
-    yield Sample("mask", pair(3, 4), {"where": jax.random.bernoulli(kw, 0.6, (3, 4)).at[1].set(False)})
+    yield Sample("mask", pair(3, 4), {"where": draws.bernoulli(kw, 0.6, (3, 4)).at[1].set(False)})
     yield Sample("one-hot integers", (pair(3, 4)[0], jnp.eye(4, dtype=jnp.int32)[jnp.array([0, 3, 1])]))
     yield Sample("two axes, rows left out", pair(2, 3, 4), {"axis": (0, 2), "where": jnp.arange(3) > 0})
     yield Sample("all axes, labels broadcast", (pair(3, 1)[0], jnp.array([0.3])), {"axis": None})
@@ -265,7 +266,7 @@ def safe_softmax_cross_entropy_samples(key: jax.Array) -> Iterator[Sample]:
     kx, kt = jax.random.split(key)
 
     def pair(*shape: int) -> tuple[jax.Array, jax.Array]:
-        return jax.random.normal(kx, shape), _distribution(kt, shape)
+        return draws.normal(kx, shape), _distribution(kt, shape)
 
     yield Sample("rows", pair(4, 5))
     yield Sample("one-hot integers", (pair(3, 4)[0], jnp.eye(4, dtype=jnp.int32)[jnp.array([0, 3, 1])]))
@@ -441,10 +442,10 @@ def softmax_cross_entropy_with_integer_labels_samples(key: jax.Array) -> Iterato
     def pair(*shape: int, axis: tuple[int, ...] = (-1,)) -> tuple[jax.Array, jax.Array]:
         rows = [n for i, n in enumerate(shape) if i not in axis and i - len(shape) not in axis]
         classes = math.prod(shape[i] for i in axis)
-        return jax.random.normal(kx, shape), jax.random.randint(kt, rows, 0, classes)
+        return draws.normal(kx, shape), draws.randint(kt, rows, 0, classes)
 
     yield Sample("rows", pair(4, 5))
-    yield Sample("mask", pair(3, 4), {"where": jax.random.bernoulli(kw, 0.6, (3, 4)).at[1].set(False)})
+    yield Sample("mask", pair(3, 4), {"where": draws.bernoulli(kw, 0.6, (3, 4)).at[1].set(False)})
     yield Sample("first and last class, from the end", (pair(3, 4)[0], jnp.array([0, 3, -1])))
     yield Sample("two axes", pair(2, 3, 4, axis=(2, 0)), {"axis": (2, 0), "where": jnp.arange(3) > 0})
     yield Sample("first axis", pair(3, 2, 1, axis=(0,)), {"axis": 0})

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._contract import RuleError, describe, is_float
 from overbar._dtypes import computing, widest
 from overbar.losses._inputs import bar_of, check_axis, real_floats
@@ -164,7 +165,7 @@ def ntxent_reference(embeddings: jax.Array, labels: jax.Array, temperature: jax.
 @ntxent.samples
 def ntxent_samples(key: jax.Array) -> Iterator[Sample]:
     def normal(*shape: int) -> jax.Array:
-        return jax.random.normal(key, shape)
+        return draws.normal(key, shape)
 
     yield Sample("two pairs", (normal(4, 3), jnp.array([0, 0, 1, 1])), {"temperature": 0.5})
     yield Sample("one alone", (normal(5, 2), jnp.array([0, 1, 0, 2, 0]), jnp.float32(0.7)))
@@ -356,7 +357,7 @@ def triplet_margin_loss_reference(
 @triplet_margin_loss.samples
 def triplet_margin_loss_samples(key: jax.Array) -> Iterator[Sample]:
     def make(*shape: int) -> tuple[jax.Array, ...]:
-        return tuple(jax.random.normal(k, shape) for k in jax.random.split(key, 3))
+        return tuple(draws.normal(k, shape) for k in jax.random.split(key, 3))
 
     a, p, n = make(3, 4)
     yield Sample("rows", make(5, 3), {"margin": 1.5})

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._dtypes import computing
 from overbar.losses._inputs import Axis, bar_of, beside, real_floats, spread, where_given
 from overbar.rule import Rule, Sample, rule
@@ -203,7 +204,7 @@ def cosine_distance_reference(
 def _samples(key: jax.Array) -> Iterator[Sample]:
     def make(shape: tuple[int, ...], other: tuple[int, ...] | None = None) -> tuple[jax.Array, jax.Array]:
         ka, kb = jax.random.split(key)
-        return jax.random.normal(ka, shape), jax.random.normal(kb, other or shape)
+        return draws.normal(ka, shape), draws.normal(kb, other or shape)
 
     yield Sample("rows", make((3, 4)))
     yield Sample(

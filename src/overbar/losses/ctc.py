@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._adapter import vary_over, varying_axes
 from overbar._contract import RuleError, describe, is_float
 from overbar._dtypes import widest
@@ -421,10 +422,10 @@ def ctc_loss_with_forward_probs_reference(**inputs: Any) -> tuple[jax.Array, jax
 def _samples(key: jax.Array) -> Iterator[Sample]:
     def make(name: str, b: int, t: int, n: int, k: int, padded: int = 0, **more: Any) -> Sample:
         kx, kl = jax.random.split(key)
-        labels = jax.random.randint(kl, (b, n), 1, k)
+        labels = draws.randint(kl, (b, n), 1, k)
         lengths, frames = jnp.arange(b)[:, None] % (n + 1), t - padded * (jnp.arange(b)[:, None] % 2)
         args = (
-            jax.random.normal(kx, (b, t, k)),
+            draws.normal(kx, (b, t, k)),
             (jnp.arange(t)[None] >= frames).astype(jnp.float32),
             labels,
             (jnp.arange(n)[None] >= n - lengths // 2).astype(jnp.float32),

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._dtypes import computing
 from overbar._jax_nn import jax_nn
 from overbar.losses._inputs import Axis, bar_of, beside, keep_inputs, real_floats, spread, where_given
@@ -225,12 +226,12 @@ def _samples(log: bool) -> Any:
     def samples(key: jax.Array) -> Iterator[Sample]:
         def make(shape: tuple[int, ...], other: tuple[int, ...] | None = None) -> tuple[jax.Array, jax.Array]:
             kp, kt = jax.random.split(key)
-            p, t = jax.random.normal(kp, shape), jax.random.normal(kt, other or shape)
+            p, t = draws.normal(kp, shape), draws.normal(kt, other or shape)
             of_targets = jax_nn.log_softmax if log else jax_nn.softmax
             return jax_nn.log_softmax(p, None), of_targets(t, None)
 
         yield Sample("rows", make((3, 4)))
-        yield Sample("masked", make((3, 4)), {"where": jax.random.bernoulli(key, 0.6, (3, 4))})
+        yield Sample("masked", make((3, 4)), {"where": draws.bernoulli(key, 0.6, (3, 4))})
         yield Sample("one target for all rows", make((3, 4), (1, 4)), {"axis": 1})
         yield Sample("two axes", make((2, 3, 2)), {"axis": (0, -1)})
         yield Sample("one class", make((2, 1)), {"axis": None})

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._contract import RuleError, describe, is_float
 from overbar._dtypes import computing
 from overbar._jax_nn import jax_nn
@@ -163,7 +164,7 @@ def fenchel_young_loss_samples(key: jax.Array) -> Iterator[Sample]:
     ks, kt = jax.random.split(key)
 
     def pair(*shape: int) -> tuple[jax.Array, jax.Array]:
-        return jax.random.normal(ks, shape), jax.random.uniform(kt, shape)
+        return draws.normal(ks, shape), draws.uniform(kt, shape)
 
     yield Sample("rows", pair(3, 4), {"max_fun": jax_nn.logsumexp})
     more = {"parameters": {"weights": jnp.array([1.0, 2.0, 0.5])}, "options": (("power", 2),)}

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._tails import exp_series, log_parts, once, tail, two_sum
 from overbar.elementwise import elementwise
 from overbar.losses._inputs import real_floats
@@ -180,7 +181,7 @@ def _reference(logits: Any, labels: Any, *, alpha: Any, gamma: Any) -> jax.Array
 
 def _samples(key: jax.Array) -> Iterator[Sample]:
     kx, kt = jax.random.split(key)
-    x, t = 2 * jax.random.normal(kx, (3, 4)), jax.random.uniform(kt, (3, 4))
+    x, t = 2 * draws.normal(kx, (3, 4)), draws.uniform(kt, (3, 4))
     hard = (t > 0.5).astype(jnp.float32)
     yield Sample("soft labels", (x, t), {"alpha": 0.3, "gamma": 1.5})
     yield Sample("hard labels", (10 * x, hard))
@@ -188,7 +189,7 @@ def _samples(key: jax.Array) -> Iterator[Sample]:
     yield Sample("broadcast", (x, t[:1]), {"alpha": jnp.full((3, 1), 0.25)})
     yield Sample("scalar", (x[0, 0], t[0, 0]))
     yield Sample("empty", (x[:0], t[:0]))
-    big = jax.random.normal(kx, (512, 1024))
+    big = draws.normal(kx, (512, 1024))
     yield Sample("bench", (big, (big > 1).astype(jnp.float32)), {"alpha": 0.25}, tags=("bench",))
 
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._adapter import explicit_sharding, run_placed, vary_over, varying_axes
 from overbar._contract import RuleError, describe
 from overbar._dtypes import computing
@@ -199,9 +200,9 @@ def linear_cross_entropy_reference(h: jax.Array, w: jax.Array, labels: jax.Array
 def linear_cross_entropy_samples(key: jax.Array) -> Iterator[Sample]:
     def make(name: str, leading: tuple[int, ...], features: int, classes: int, tags: Any = ()) -> Sample:
         kh, kw, kl = jax.random.split(key, 3)
-        w = jax.random.normal(kw, (features, classes)) / math.sqrt(features)
-        labels = jax.random.randint(kl, leading, -1, classes)  # −1 is the last class
-        return Sample(name, (jax.random.normal(kh, (*leading, features)), w, labels), tags=tags)
+        w = draws.normal(kw, (features, classes)) / math.sqrt(features)
+        labels = draws.randint(kl, leading, -1, classes)  # −1 is the last class
+        return Sample(name, (draws.normal(kh, (*leading, features)), w, labels), tags=tags)
 
     yield make("rows", (4,), 3, 5)
     yield make("one vector", (), 3, 4)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._contract import RuleError, describe
 from overbar._dtypes import computing, widest
 from overbar._jax_nn import jax_nn
@@ -160,7 +161,7 @@ def multiclass_perceptron_loss_reference(scores: jax.Array, labels: jax.Array) -
 
 def _pair(key: jax.Array, *shape: int) -> tuple[jax.Array, jax.Array]:
     ks, kl = jax.random.split(key)
-    return jax.random.normal(ks, shape), jax.random.randint(kl, shape[:-1], 0, shape[-1])
+    return draws.normal(ks, shape), draws.randint(kl, shape[:-1], 0, shape[-1])
 
 
 def _samples(key: jax.Array) -> Iterator[Sample]:

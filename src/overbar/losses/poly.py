@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._dtypes import computing
 from overbar._jax_nn import jax_nn
 from overbar._tails import apart
@@ -126,7 +127,7 @@ def poly_reference(logits: Any, labels: Any, *, epsilon: Any, axis: Axis, where:
 def poly_samples(key: jax.Array) -> Iterator[Sample]:
     def make(shape: tuple[int, ...], other: tuple[int, ...] | None = None) -> tuple[jax.Array, jax.Array]:
         kx, kt = jax.random.split(key)
-        return jax.random.normal(kx, shape), jax_nn.softmax(jax.random.normal(kt, other or shape), None)
+        return draws.normal(kx, shape), jax_nn.softmax(draws.normal(kt, other or shape), None)
 
     yield Sample("rows", make((3, 4)), {"epsilon": -1.0})
     yield Sample("masked", make((3, 4)), {"where": jnp.arange(12).reshape(3, 4) % 3 > 0})

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._contract import RuleError, describe, is_float
 from overbar._dtypes import computing
 from overbar.losses._inputs import real_floats, where_given
@@ -209,11 +210,11 @@ def ranking_softmax_loss_samples(key: jax.Array) -> Iterator[Sample]:
     kx, kt, kw = jax.random.split(key, 3)
 
     def pair(*shape: int) -> tuple[jax.Array, jax.Array]:
-        return jax.random.normal(kx, shape), jax.random.uniform(kt, shape)
+        return draws.normal(kx, shape), draws.uniform(kt, shape)
 
-    mask = jax.random.bernoulli(kw, 0.6, (3, 4)).at[1].set(False)
+    mask = draws.bernoulli(kw, 0.6, (3, 4)).at[1].set(False)
     yield Sample("lists", pair(3, 4))
-    yield Sample("mask and weights", pair(3, 4), {"where": mask, "weights": jax.random.uniform(kw, (3, 4))})
+    yield Sample("mask and weights", pair(3, 4), {"where": mask, "weights": draws.uniform(kw, (3, 4))})
     yield Sample(
         "each list, integers", (pair(2, 1, 3)[0], jnp.array([[[1, 0, 2]], [[0, 0, 1]]])), {"reduce_fn": None}
     )

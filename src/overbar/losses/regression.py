@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._contract import is_float
 from overbar._dtypes import computing
 from overbar._tails import apart
@@ -179,7 +180,7 @@ def _huber_reference(predictions: jax.Array, targets: jax.Array | None, *, delta
 
 def _pairs(key: jax.Array, *shapes: tuple[int, ...]) -> tuple[jax.Array, ...]:
     keys = jax.random.split(key, len(shapes))
-    return tuple(2 * jax.random.normal(k, shape) for k, shape in zip(keys, shapes, strict=True))
+    return tuple(2 * draws.normal(k, shape) for k, shape in zip(keys, shapes, strict=True))
 
 
 def _huber_samples(key: jax.Array) -> Iterator[Sample]:
@@ -315,7 +316,7 @@ def log_cosh(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Ar
 def _samples(key: jax.Array) -> Iterator[Sample]:
     def make(shape: tuple[int, ...], scale: float = 1.0) -> tuple[jax.Array, jax.Array]:
         ky, kt = jax.random.split(key)
-        return scale * jax.random.normal(ky, shape), scale * jax.random.normal(kt, shape)
+        return scale * draws.normal(ky, shape), scale * draws.normal(kt, shape)
 
     for shape in [(), (1,), (3, 4), (2, 1, 3), (0, 2)]:
         yield Sample(f"shape {shape}", make(shape))

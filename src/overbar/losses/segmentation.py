@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._contract import RuleError, describe
 from overbar._dtypes import computing
 from overbar._jax_nn import jax_nn
@@ -461,7 +462,7 @@ def generalized_dice_reference(
 
 def _segments(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     kx, kt = jax.random.split(key)
-    return jax.random.normal(kx, shape), jax.random.uniform(kt, shape)
+    return draws.normal(kx, shape), draws.uniform(kt, shape)
 
 
 @dice_loss.samples

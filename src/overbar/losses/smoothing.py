@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._dtypes import computing
 from overbar.losses._inputs import Axis, bar_of, keep_inputs, real_floats
 from overbar.rule import Sample, rule
@@ -86,7 +87,7 @@ def smooth_labels_reference(labels: jax.Array, alpha: jax.Array, *, axis: Axis, 
 @smooth_labels.samples
 def smooth_labels_samples(key: jax.Array) -> Iterator[Sample]:
     def make(*shape: int, alpha: Any = 0.2) -> tuple[jax.Array, jax.Array]:
-        return jax.random.uniform(key, shape), jnp.asarray(alpha, jnp.float32)
+        return draws.uniform(key, shape), jnp.asarray(alpha, jnp.float32)
 
     yield Sample("rows", make(3, 4))
     mask = jnp.arange(4).reshape(1, 4) < jnp.array([[1], [2], [4]])

@@ -188,22 +188,29 @@ def _allowed(problem: Problem, block: Block) -> jax.Array | None:
     return functools.reduce(jnp.logical_and, parts) if parts else None
 
 
-class _Softmax(NamedTuple):
-    """A block of probabilities (B, K, G, rows, keys), what they were computed from, what was left out."""
+class Weights(NamedTuple):
+    """A block of probabilities as they were computed, p = e / Σ; B, K, G, then rows and keys."""
 
-    query: jax.Array  # (B, rows, K, G, H), as all here in the computing dtype
+    e: jax.Array  # (B, K, G, rows, keys)
+    total: jax.Array  # (B, K, G, rows, 1)
+
+
+class _Softmax(NamedTuple):
+    """A block of weights, what they were computed from, what was left out."""
+
+    query: jax.Array  # (B, K, G, rows, H), as all here in the computing dtype
     key: jax.Array  # (B, K, keys, H)
     value: jax.Array  # (B, K, keys, H)
     allowed: jax.Array | None
-    p: jax.Array
-    log_sum: Any  # (B, K, G, rows, 1), the log-sum-exp of each row; None where p was known
+    weights: Weights
+    log_sum: Any  # (B, K, G, rows, 1), the log-sum-exp of each row; None where the weights were known
     left: _LeftOut | None
 
 
 class _LeftOut(NamedTuple):
     """The keys of a row that its block left out."""
 
-    p: jax.Array  # (B, K, G, rows, 1), the probability of each of them
+    e: jax.Array  # (B, K, G, rows, 1), the weight of each of them before it is divided by the total
     value: jax.Array  # (B, K, 1, 1, H), the sum of their values
 
 
@@ -212,15 +219,20 @@ def _sum_of_values(problem: Problem) -> jax.Array:
     return problem.value.astype(computing(problem.value.dtype)).sum(2)
 
 
-def _softmax(problem: Problem, block: Block, values: jax.Array, p: jax.Array | None = None) -> _Softmax:
-    """The softmax of a block, unless p is known; values are the sums of all keys' values, (B, K, H)."""
+def _by_head(x: jax.Array) -> jax.Array:
+    """(B, rows, K, G, H) -> (B, K, G, rows, H)."""
+    return jnp.moveaxis(x, 1, 3)
+
+
+def _softmax(problem: Problem, block: Block, values: jax.Array, known: Weights | None = None) -> _Softmax:
+    """The softmax of a block, unless its weights are known; values are the sums of all keys', (B, K, H)."""
     wide = values.dtype
-    query = block.of_rows(problem.query, 1).astype(wide)
+    query = _by_head(block.of_rows(problem.query, 1).astype(wide))
     key, value = (block.of_keys(x, 2).astype(wide) for x in (problem.key, problem.value))
     allowed = _allowed(problem, block)
-    if p is not None:
-        return _Softmax(query, key, value, allowed, p, None, None)
-    x = jnp.einsum("btkgh,bksh->bkgts", query, key) * problem.scale.astype(wide)
+    if known is not None:
+        return _Softmax(query, key, value, allowed, known, None, None)
+    x = jnp.einsum("bkgth,bksh->bkgts", query, key) * problem.scale.astype(wide)
     if problem.bias is not None:
         x = x + block.of_both(problem.bias).astype(wide)
     if allowed is not None:
@@ -235,8 +247,8 @@ def _softmax(problem: Problem, block: Block, values: jax.Array, p: jax.Array | N
     if left:
         e_left = jnp.exp(masked_logit(wide) - m)
         total = total + left * e_left
-        left_out = _LeftOut(e_left / total, (values - value.sum(2))[:, :, None, None])
-    return _Softmax(query, key, value, allowed, e / total, m + jnp.log(total), left_out)
+        left_out = _LeftOut(e_left, (values - value.sum(2))[:, :, None, None])
+    return _Softmax(query, key, value, allowed, Weights(e, total), m + jnp.log(total), left_out)
 
 
 def _added(total: jax.Array, part: jax.Array, starts: dict[int, Any]) -> jax.Array:
@@ -254,9 +266,10 @@ def _added(total: jax.Array, part: jax.Array, starts: dict[int, Any]) -> jax.Arr
 
 def _output(problem: Problem, s: _Softmax) -> tuple[jax.Array, jax.Array]:
     """The rows of a block (B, rows, K, G, H), and the log-sum-exp of each (B, rows, K, G)."""
-    y = jnp.einsum("bkgts,bksh->bkgth", s.p, s.value)
+    e, total = s.weights
+    y = jnp.einsum("bkgts,bksh->bkgth", e / total, s.value)
     if s.left is not None:
-        y = y + s.left.p * s.left.value
+        y = y + s.left.e / total * s.left.value
     y, log_sum = (jnp.moveaxis(x, 3, 1).astype(problem.query.dtype) for x in (y, s.log_sum))
     return y, log_sum[..., 0]
 
@@ -273,8 +286,8 @@ def attend(problem: Problem) -> tuple[jax.Array, jax.Array]:
     return _joined(list(y)), _joined(list(log_sum))
 
 
-def attend_at_once(problem: Problem) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """As attend, and the probabilities (B, K, G, T, S); the operations and their order are jax.nn's."""
+def attend_at_once(problem: Problem) -> tuple[jax.Array, jax.Array, Weights]:
+    """As attend, and the weights (B, K, G, T, S); the operations and their order are jax.nn's."""
     wide = computing(problem.query.dtype)
     key, value = (x.transpose(0, 2, 1, 3).astype(wide) for x in (problem.key, problem.value))
     allowed = _allowed(problem, _everything(problem))
@@ -285,14 +298,16 @@ def attend_at_once(problem: Problem) -> tuple[jax.Array, jax.Array, jax.Array]:
             x = x + bias.astype(wide)
         if allowed is not None:
             x = jnp.where(allowed, x, masked_logit(wide))
-        p = jax_nn.softmax(x)
-        return jnp.einsum("bkts,bskh->btkh", p, value), jax_nn.logsumexp(x, -1), p
+        e = jnp.exp(x - jnp.max(x, -1, keepdims=True, initial=-jnp.inf))
+        total = e.sum(-1, keepdims=True)
+        y = jnp.einsum("bkts,bskh->btkh", e / total, value)
+        return y, jax_nn.logsumexp(x, -1), Weights(e, total)
 
     groups = problem.query.shape[3]
     whole = [None if x is None else _repeated(x, groups) for x in (problem.bias, allowed)]
-    y, log_sum, p = jax.vmap(of_group, in_axes=(3, 2, 2), out_axes=(3, 3, 2))(problem.query, *whole)
+    y, log_sum, weights = jax.vmap(of_group, in_axes=(3, 2, 2), out_axes=(3, 3, 2))(problem.query, *whole)
     y, log_sum = (x.astype(problem.query.dtype) for x in (y, jnp.moveaxis(log_sum, 2, 1)))
-    return y, log_sum, p
+    return y, log_sum, weights
 
 
 def _repeated(x: jax.Array, groups: int) -> jax.Array:
@@ -315,10 +330,11 @@ def _everything(problem: Problem) -> Block:
 #       comes Σ_t p_left ȳ_t, the same for all of them
 # A row's probabilities come from q, k and b alone, so nothing but the inputs is kept. p̄ has to be
 # computed anyway, so Σ_r p_r p̄_r is taken from it and not from y·ȳ, for which y would have to be kept.
-def pull_back(problem: Problem, y_bar: jax.Array, p: jax.Array | None) -> dict[str, jax.Array]:
+# In (2) p = e / Σ is not rounded to a number of its own: x̄_s = e_s (p̄_s / Σ − Σ_r e_r p̄_r / Σ²).
+def pull_back(problem: Problem, y_bar: jax.Array, known: Weights | None) -> dict[str, jax.Array]:
     """The bars of query, key, value, scale and bias, shaped as they are, in the computing dtype.
 
-    With p, the probabilities (B, K, G, T, S), all is one block.
+    With the weights (B, K, G, T, S) known, all is one block.
     """
     wide = computing(problem.query.dtype)
     values = _sum_of_values(problem)
@@ -326,31 +342,35 @@ def pull_back(problem: Problem, y_bar: jax.Array, p: jax.Array | None) -> dict[s
 
     def body(carry: Any, block: Block) -> Any:
         key_bar, value_bar, bias_bar = carry
-        s = _softmax(problem, block, values, p)
-        y_bar_here = block.of_rows(y_bar, 1).astype(wide)
-        p_bar = jnp.einsum("btkgh,bksh->bkgts", y_bar_here, s.value)  # (1)
-        mean = (s.p * p_bar).sum(-1, keepdims=True)
+        s = _softmax(problem, block, values, known)
+        e, total = s.weights
+        y_bar_here = _by_head(block.of_rows(y_bar, 1).astype(wide))
+        p_bar = jnp.einsum("bkgth,bksh->bkgts", y_bar_here, s.value)  # (1)
+        mean = (p_bar * (1 / (total * total)) * e).sum(-1, keepdims=True)
         left_bar = None
         if s.left is not None:
-            by_head = jnp.moveaxis(y_bar_here, 1, 3)
-            mean = mean + s.left.p * (by_head * s.left.value).sum(-1, keepdims=True)  # (4)
-            left_bar = ((s.left.p * by_head).sum((2, 3)), block.start)
-        x_bar = s.p * (p_bar - mean)  # (2)
+            p_left = s.left.e / total
+            mean = mean + p_left / total * (y_bar_here * s.left.value).sum(-1, keepdims=True)  # (4)
+            left_bar = ((p_left * y_bar_here).sum((2, 3)), block.start)
+        x_bar = e * (p_bar / total - mean)  # (2)
         if s.allowed is not None:
             x_bar = jnp.where(s.allowed, x_bar, 0)
-        value_bar = _added(value_bar, jnp.einsum("bkgts,btkgh->bksh", s.p, y_bar_here), {2: block.start})
-        key_bar = _added(key_bar, jnp.einsum("bkgts,btkgh->bksh", x_bar, s.query), {2: block.start})  # (3)
+        value_bar = _added(
+            value_bar, jnp.einsum("bkgts,bkgth->bksh", e / total, y_bar_here), {2: block.start}
+        )
+        key_bar = _added(key_bar, jnp.einsum("bkgts,bkgth->bksh", x_bar, s.query), {2: block.start})  # (3)
         if bias is not None:
             repeated = [i for i in range(5) if bias.shape[i] == 1 != x_bar.shape[i]]
             summed = x_bar.sum(repeated, keepdims=True)
             bias_bar = _added(bias_bar, summed, {3: block.row, 4: block.start})
-        return (key_bar, value_bar, bias_bar), (jnp.einsum("bkgts,bksh->btkgh", x_bar, s.key), left_bar)
+        u = jnp.moveaxis(jnp.einsum("bkgts,bksh->bkgth", x_bar, s.key), 3, 1)
+        return (key_bar, value_bar, bias_bar), (u, left_bar)
 
     bars = [jnp.zeros(problem.key.shape, wide), jnp.zeros(problem.value.shape, wide), None]
     if bias is not None:  # an entry that belongs to one row is written once
         bars[2] = jnp.zeros(bias.shape, bias.dtype if bias.shape[3] > 1 else wide)
     carry = tuple(vary_over(bars, varying_axes((problem, y_bar))))
-    if p is not None:
+    if known is not None:
         (key_bar, value_bar, bias_bar), (u, _) = body(carry, _everything(problem))
     else:
         (key_bar, value_bar, bias_bar), results = _over_blocks(problem, body, carry)

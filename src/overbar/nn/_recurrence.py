@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._adapter import explicit_sharding, laid, vary_over, varying_axes
 from overbar._contract import RuleError, describe
 from overbar._dtypes import computing
@@ -162,10 +161,8 @@ def sequence_samples(key: jax.Array, gates: int, biases: int) -> Iterator[Sample
     def make(name: str, *sizes: int, tags: Any = ()) -> Sample:
         t, b, d, h = sizes
         shapes = [(t, b, d), (d, gates * h), (h, gates * h), *[(gates * h,)] * biases]
-        drawn = np.asarray(jax.random.normal(key, (sum(map(math.prod, shapes)),)))  # at once: one to compile
-        ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
-        parts = zip(np.split(drawn, ends), shapes, strict=True)
-        x, *parameters = (jnp.asarray(part.reshape(shape)) for part, shape in parts)
+        keys = jax.random.split(key, len(shapes))
+        x, *parameters = (draws.normal(k, shape) for k, shape in zip(keys, shapes, strict=True))
         return Sample(name, (x, *(h**-0.5 * p for p in parameters)), tags=tags)
 
     yield make("sequence", 3, 2, 3, 2)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._contract import RuleError
 from overbar._jax_nn import jax_nn
 from overbar._tails import Decay, check_real, exp_series, is_single, once, size_of, times_slope
@@ -408,16 +409,16 @@ def _squareplus_samples(key: jax.Array) -> Iterator[Sample]:
     kx, kb = jax.random.split(key)
 
     def x(*shape: int) -> jax.Array:
-        return 3 * jax.random.normal(kx, shape)
+        return 3 * draws.normal(kx, shape)
 
     yield Sample("scalar", (jnp.float32(-0.5), jnp.float32(4.0)))
     yield Sample("default b", (x(3, 4),))
     yield Sample("of size 1", (x(1), jnp.full(1, 2.0)))
-    yield Sample("b an array", (x(2, 1, 3), jax.random.uniform(kb, (2, 1, 3), minval=0.5, maxval=5)))
-    yield Sample("b broadcast", (x(4, 3), jax.random.uniform(kb, (4, 1), minval=0.5, maxval=5)))
+    yield Sample("b an array", (x(2, 1, 3), draws.uniform(kb, (2, 1, 3), minval=0.5, maxval=5)))
+    yield Sample("b broadcast", (x(4, 3), draws.uniform(kb, (4, 1), minval=0.5, maxval=5)))
     yield Sample("empty", (x(0, 2),))
     yield Sample("saturated", (jnp.linspace(-1e4, 1e4, 16),))
-    yield Sample("bench", (jax.random.normal(key, (1024, 1024)),), tags=("bench",))
+    yield Sample("bench", (draws.normal(key, (1024, 1024)),), tags=("bench",))
 
 
 def _over_expm1(y_bar: jax.Array, x: jax.Array) -> jax.Array:
@@ -464,8 +465,8 @@ def log1mexp(x: ArrayLike) -> jax.Array:
 
 def _positive_samples(key: jax.Array) -> Iterator[Sample]:
     for number, shape in enumerate([(), (1,), (3, 4), (2, 1, 3), (0, 2)]):
-        x = 3 * jax.random.exponential(jax.random.fold_in(key, number), shape) + 0.01
+        x = 3 * draws.exponential(jax.random.fold_in(key, number), shape) + 0.01
         yield Sample(f"shape {shape}", (x,))
     yield Sample("near zero", (10.0 ** jnp.linspace(-6, -1, 24),))
     yield Sample("saturated", (jnp.linspace(0.25, 40.25, 29),))
-    yield Sample("bench", (jax.random.exponential(key, (1024, 1024)),), tags=("bench",))
+    yield Sample("bench", (draws.exponential(key, (1024, 1024)),), tags=("bench",))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._contract import RuleError, describe, is_float
 from overbar._jax_nn import jax_nn
 from overbar.nn._attention_blocks import Problem, attend, attend_at_once, pull_back
@@ -41,7 +42,7 @@ _INPUTS = ("query", "key", "value", "bias", "mask", "scale", "query_seq_lengths"
         "scale": "c, the input, or None",
         "query_seq_lengths": "the input, or None",
         "key_value_seq_lengths": "the input, or None",
-        "p": "the probabilities where T S is at most 256², else None: beyond, they are computed again",
+        "weights": "e and Σ e, of p = e / Σ e, where T S is at most 256², else None: computed again",
     },
     static=("is_causal", "local_window_size", "implementation", "return_residual"),
     arrays=_INPUTS,
@@ -257,10 +258,10 @@ def dot_product_attention_forward(
     values = tuple(inputs[n] for n in _INPUTS)
     q, k, _ = _checked(*values)
     if q.shape[1] * k.shape[1] > KEPT or implementation == "cudnn":
-        return _attention(values, options, EXACT), {**inputs, "p": None}
+        return _attention(values, options, EXACT), {**inputs, "weights": None}
     problem = _problem(values, options)
-    y, log_sum, p = attend_at_once(problem)
-    return _finished(problem, y, log_sum, inputs["query"], options), {**inputs, "p": p}
+    y, log_sum, weights = attend_at_once(problem)
+    return _finished(problem, y, log_sum, inputs["query"], options), {**inputs, "weights": weights}
 
 
 # The derivation stands beside the arithmetic, above `pull_back`.
@@ -273,7 +274,7 @@ def dot_product_attention_backward(
     y_bar = (y_bar[0] if return_residual else y_bar).reshape(problem.query.shape)
     if problem.query_lengths is not None:
         y_bar = y_bar * _within(problem.query_lengths, y_bar)
-    bars = pull_back(problem, y_bar, residuals["p"])
+    bars = pull_back(problem, y_bar, residuals["weights"])
     bars |= {n: bars[n].transpose(0, 2, 1, 3) for n in ("key", "value")}
 
     def as_given(bar: jax.Array, given: jax.Array) -> jax.Array:
@@ -342,14 +343,14 @@ def dot_product_attention_samples(key: jax.Array) -> Iterator[Sample]:
         name: str, q: tuple[int, ...], kv: tuple[int, ...], *rest: Any, tags: Any = (), **options: Any
     ) -> Sample:
         keys = jax.random.split(key, 3)
-        arrays = [jax.random.normal(k, s) for k, s in zip(keys, (q, kv, kv), strict=True)]
+        arrays = [draws.normal(k, s) for k, s in zip(keys, (q, kv, kv), strict=True)]
         return Sample(name, (*arrays, *rest), options, tags)
 
     def normal(*shape: int) -> jax.Array:
-        return jax.random.normal(jax.random.fold_in(key, 1), shape)
+        return draws.normal(jax.random.fold_in(key, 1), shape)
 
     def some(*shape: int) -> jax.Array:
-        return jax.random.bernoulli(jax.random.fold_in(key, 2), 0.6, shape)
+        return draws.bernoulli(jax.random.fold_in(key, 2), 0.6, shape)
 
     yield make("causal", (2, 5, 2, 3), (2, 5, 2, 3), is_causal=True)
     yield make(

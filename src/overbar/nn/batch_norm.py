@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._like import cast
 from overbar.nn._wide import axes_of, size_of, wide
 from overbar.nn.normalization import _channel_sample, _check, _normal, _others, _scaled, _spread, _statistics
@@ -254,5 +255,5 @@ def batch_norm_inference_samples(key: jax.Array) -> Iterator[Sample]:
     for s in batch_norm_samples(key):
         channels = s.args[1].shape
         km, kv = jax.random.split(jax.random.fold_in(key, 1))
-        variance = 0.5 + jax.random.uniform(kv, channels)
-        yield Sample(s.name, (*s.args, jax.random.normal(km, channels), variance), s.options, s.tags)
+        variance = 0.5 + draws.uniform(kv, channels)
+        yield Sample(s.name, (*s.args, draws.normal(km, channels), variance), s.options, s.tags)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._contract import RuleError, describe
 from overbar._dtypes import computing
 from overbar.nn._windows import Ints, Padding, Windows, padding_of_reference, windows
@@ -345,9 +346,9 @@ def conv_samples(key: jax.Array) -> Iterator[Sample]:
     ) -> Sample:
         kx, kk, kb = jax.random.split(key, 3)
         scale = 1 / math.sqrt(max(1, math.prod(kernel[:-1])))
-        args = [jax.random.normal(kx, x), scale * jax.random.normal(kk, kernel)]
+        args = [draws.normal(kx, x), scale * draws.normal(kk, kernel)]
         if bias:
-            args.append(jax.random.normal(kb, kernel[-1:]))
+            args.append(draws.normal(kb, kernel[-1:]))
         return Sample(name, tuple(args), options, tags)
 
     yield make("two axes", (2, 5, 4, 2), (3, 2, 2, 3), bias=True)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._adapter import explicit_sharding, run_placed
 from overbar._contract import RuleError, describe
 from overbar.rule import Sample, rule
@@ -97,7 +98,7 @@ def dropout_reference(key: Any, x: jax.Array, rate: float) -> jax.Array:
 @dropout.samples
 def dropout_samples(key: jax.Array) -> Iterator[Sample]:
     def make(name: str, rate: float, *shape: int, tags: Any = ()) -> Sample:
-        return Sample(name, (jax.random.key_data(key), jax.random.normal(key, shape)), {"rate": rate}, tags)
+        return Sample(name, (jax.random.key_data(key), draws.normal(key, shape)), {"rate": rate}, tags)
 
     yield make("rows", 0.5, 4, 5)
     yield make("scalar", 0.25)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._adapter import explicit_sharding, run_placed
 from overbar._contract import RuleError, describe
 from overbar._like import cast
@@ -91,7 +92,7 @@ def embedding_reference(table: jax.Array, ids: jax.Array) -> jax.Array:
 @embedding.samples
 def embedding_samples(key: jax.Array) -> Iterator[Sample]:
     def make(name: str, table: tuple[int, ...], ids: Any, tags: Any = ()) -> Sample:
-        return Sample(name, (jax.random.normal(key, table), jnp.asarray(ids, jnp.int32)), tags=tags)
+        return Sample(name, (draws.normal(key, table), jnp.asarray(ids, jnp.int32)), tags=tags)
 
     yield make("some twice", (5, 3), [0, 2, 2, 4, 2])
     yield make("two axes, from the end", (4, 2), [[-1, 0], [3, -4]])
@@ -99,4 +100,4 @@ def embedding_samples(key: jax.Array) -> Iterator[Sample]:
     yield make("numbers", (4,), [1, 3, 1])
     yield make("one row", (1, 2), [0, 0])
     yield make("no ids", (3, 2), jnp.zeros((0,)))
-    yield make("bench", (8192, 256), jax.random.randint(key, (4096,), 0, 8192), tags=("bench",))
+    yield make("bench", (8192, 256), draws.randint(key, (4096,), 0, 8192), tags=("bench",))

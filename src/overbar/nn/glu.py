@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._contract import RuleError, describe
 from overbar._jax_nn import jax_nn
 from overbar._like import cast
@@ -84,7 +85,7 @@ def glu_reference(x: jax.Array, axis: int) -> jax.Array:
 @glu.samples
 def glu_samples(key: jax.Array) -> Iterator[Sample]:
     def make(name: str, *shape: int, tags: Any = (), **options: Any) -> Sample:
-        return Sample(name, (3 * jax.random.normal(key, shape),), options, tags)
+        return Sample(name, (3 * draws.normal(key, shape),), options, tags)
 
     yield make("vector", 4)
     yield make("first axis", 4, 3, axis=0)

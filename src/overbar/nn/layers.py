@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._contract import RuleError, describe
 from overbar._dtypes import computing
 from overbar._tails import apart
@@ -112,8 +113,8 @@ def linear_samples(key: jax.Array) -> Iterator[Sample]:
         name: str, leading: tuple[int, ...], n: int, m: int, bias: bool = True, tags: Any = ()
     ) -> Sample:
         kx, kw, kb = jax.random.split(key, 3)
-        w = jax.random.normal(kw, (n, m))
-        args = (jax.random.normal(kx, (*leading, n)), w, jax.random.normal(kb, (m,)) if bias else None)
+        w = draws.normal(kw, (n, m))
+        args = (draws.normal(kx, (*leading, n)), w, draws.normal(kb, (m,)) if bias else None)
         return Sample(name, args, tags=tags)
 
     yield make("batch", (5,), 3, 4)
@@ -245,7 +246,7 @@ def bilinear_samples(key: jax.Array) -> Iterator[Sample]:
         i, j, o = sizes
         shapes = [(*leading, i), (*leading, j), (o, i, j), (o,)]
         keys = jax.random.split(key, 4)
-        x1, x2, w, b = (jax.random.normal(k, shape) for k, shape in zip(keys, shapes, strict=True))
+        x1, x2, w, b = (draws.normal(k, shape) for k, shape in zip(keys, shapes, strict=True))
         return Sample(name, (x1, x2, w, b) if bias else (x1, x2, w), tags=tags)
 
     yield make("batch", (3,), 2, 3, 4)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._jax_nn import jax_nn
 from overbar._like import cast, summed_to
 from overbar.nn._shares import hold, nonzero, times
@@ -148,10 +149,10 @@ def logsumexp_samples(key: jax.Array) -> Iterator[Sample]:
     ka, kb, km = jax.random.split(key, 3)
 
     def make(name: str, *shape: int, b: Any = None, tags: Any = (), **options: Any) -> Sample:
-        factors = () if b is None else (None, jax.random.normal(kb, b))  # with axis=None
-        return Sample(name, (3 * jax.random.normal(ka, shape), *factors), options, tags)
+        factors = () if b is None else (None, draws.normal(kb, b))  # with axis=None
+        return Sample(name, (3 * draws.normal(ka, shape), *factors), options, tags)
 
-    mask = jax.random.bernoulli(km, 0.6, (3, 2, 4))
+    mask = draws.bernoulli(km, 0.6, (3, 2, 4))
     yield make("all axes", 3, 4)
     yield make("factors of any sign", 3, 4, b=(3, 4), return_sign=True)
     yield make("factors broadcast, masked", 3, 2, 4, b=(1, 2, 1), where=mask, return_sign=True)

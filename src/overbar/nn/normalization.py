@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._contract import RuleError, describe
 from overbar._like import cast
 from overbar._tails import apart
@@ -181,12 +182,12 @@ def layer_norm_reference(
 def layer_norm_samples(key: jax.Array) -> Iterator[Sample]:
     def make(name: str, shape: Axes, of: Axes, tags: Any = (), **options: Any) -> Sample:
         kx, ks, kb = jax.random.split(key, 3)
-        parameters = (1 + 0.3 * jax.random.normal(ks, of), jax.random.normal(kb, of))
-        return Sample(name, (jax.random.normal(kx, shape), *parameters), options, tags)
+        parameters = (1 + 0.3 * draws.normal(ks, of), draws.normal(kb, of))
+        return Sample(name, (draws.normal(kx, shape), *parameters), options, tags)
 
     yield make("rows", (3, 5), (5,))
     yield make("two axes", (3, 2, 4), (3, 4), axis=(-1, 0), eps=0.1)
-    yield Sample("without parameters", (jax.random.normal(key, (4, 6)),), {"axis": None})
+    yield Sample("without parameters", (draws.normal(key, (4, 6)),), {"axis": None})
     yield Sample("scale only", make("", (2, 4), (2,)).args[:2], {"axis": 0})
     yield make("one vector", (6,), (6,))
     yield make("size 1", (3, 1), (1,))
@@ -390,8 +391,8 @@ def group_norm_reference(
 
 def _channel_sample(key: jax.Array, name: str, shape: Axes, tags: Any = (), **options: Any) -> Sample:
     kx, ks, kb = jax.random.split(key, 3)
-    x = 1 + jax.random.normal(kx, shape)
-    parameters = (1 + 0.3 * jax.random.normal(ks, shape[-1:]), jax.random.normal(kb, shape[-1:]))
+    x = 1 + draws.normal(kx, shape)
+    parameters = (1 + 0.3 * draws.normal(ks, shape[-1:]), draws.normal(kb, shape[-1:]))
     return Sample(name, (x, *parameters), options, tags)
 
 

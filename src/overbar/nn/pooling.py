@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._adapter import explicit_sharding, run_placed, vary_over, varying_axes
 from overbar._contract import RuleError, describe
 from overbar._dtypes import computing
@@ -368,7 +369,7 @@ def avg_pool_reference(
 
 def _samples(key: jax.Array) -> Iterator[Sample]:
     def make(name: str, shape: Ints, window: Any, tags: Any = (), **options: Any) -> Sample:
-        return Sample(name, (jax.random.normal(key, shape),), {"window": window, **options}, tags)
+        return Sample(name, (draws.normal(key, shape),), {"window": window, **options}, tags)
 
     yield make("unused last row", (2, 5, 6, 3), (2, 2), strides=(2, 2))
     yield make("overlapping, padded", (2, 7, 4, 2), (3, 2), strides=2, padding="SAME")
@@ -382,13 +383,13 @@ def _samples(key: jax.Array) -> Iterator[Sample]:
 
 @max_pool.samples
 def max_pool_samples(key: jax.Array) -> Iterator[Sample]:
-    tied = jnp.round(jax.random.normal(key, (2, 6, 6, 3)))
+    tied = jnp.round(draws.normal(key, (2, 6, 6, 3)))
     yield Sample("ties", (tied,), {"window": 3, "strides": 2, "padding": 1}, tags=("kink",))
     yield from _samples(key)
 
 
 @avg_pool.samples
 def avg_pool_samples(key: jax.Array) -> Iterator[Sample]:
-    x = jax.random.normal(key, (2, 5, 4, 2))
+    x = draws.normal(key, (2, 5, 4, 2))
     yield Sample("padding not counted", (x,), {"window": 3, "padding": "SAME", "count_include_pad": False})
     yield from _samples(key)

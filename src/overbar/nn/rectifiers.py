@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._jax_nn import jax_nn
 from overbar._tails import check_real, clipped_size, exp_series, expm1, halves
 from overbar.elementwise import elementwise
@@ -436,10 +437,10 @@ def _sloped_samples(key: jax.Array) -> Iterator[Sample]:
     kx, ka = jax.random.split(key)
 
     def x(*shape: int) -> jax.Array:
-        return 3 * jax.random.normal(kx, shape)
+        return 3 * draws.normal(kx, shape)
 
     def positive(*shape: int) -> jax.Array:
-        return jax.random.uniform(ka, shape, minval=0.5, maxval=2)
+        return draws.uniform(ka, shape, minval=0.5, maxval=2)
 
     yield Sample("scalars", (jnp.float32(-0.7), jnp.float32(0.3)))
     yield Sample("by default", (x(3, 4),))
@@ -448,4 +449,4 @@ def _sloped_samples(key: jax.Array) -> Iterator[Sample]:
     yield Sample("of size 1", (x(1), positive(1)))
     yield Sample("empty", (x(0, 2),))
     yield Sample("saturated", (jnp.linspace(-14.0, 14.0, 29) + 0.25,))
-    yield Sample("bench", (jax.random.normal(key, (1024, 1024)),), tags=("bench",))
+    yield Sample("bench", (draws.normal(key, (1024, 1024)),), tags=("bench",))

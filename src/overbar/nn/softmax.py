@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._jax_nn import jax_nn
 from overbar._like import cast
 from overbar._tails import apart
@@ -182,9 +183,9 @@ def _samples(key: jax.Array) -> Iterator[Sample]:
     kx, km = jax.random.split(key)
 
     def make(name: str, *shape: int, tags: Any = (), **options: Any) -> Sample:
-        return Sample(name, (3 * jax.random.normal(kx, shape),), options, tags)
+        return Sample(name, (3 * draws.normal(kx, shape),), options, tags)
 
-    mask = jax.random.bernoulli(km, 0.6, (3, 2, 4))
+    mask = draws.bernoulli(km, 0.6, (3, 2, 4))
     yield make("rows", 4, 5)
     yield make("two axes, masked", 3, 2, 4, axis=(0, -1), where=mask)
     yield make("a row left out", 3, 4, axis=1, where=jnp.arange(3)[:, None] != 1)

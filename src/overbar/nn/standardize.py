@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from overbar import _draws as draws
 from overbar._contract import RuleError
 from overbar._jax_nn import jax_nn
 from overbar._like import cast, summed_to
@@ -30,7 +31,7 @@ _standardize: Any = jax_nn.standardize
         "x": "the input",
         "mean": "the mean, given or not",
         "given": "an array without entries, where the mean was given: no bytes",
-        "r": "1/√(v + ε)",
+        "s": "v + ε",
         "varies": "whether v is above 0: where it was not given and may have been rounded below",
         "variance": "an array without entries that tells the shape of a given variance: no bytes",
         "epsilon": "an array without entries that tells the shape of epsilon: no bytes",
@@ -118,7 +119,7 @@ def standardize_forward(
     return y, {
         "x": x,
         "mean": m if mean is None else mean,
-        "r": jax.lax.rsqrt(v + _number(epsilon, x)),
+        "s": v + _number(epsilon, x),
         "varies": varies,
         "variance": None if variance is None else shape_of(variance),
         "epsilon": shape_of(epsilon),
@@ -127,8 +128,9 @@ def standardize_forward(
     }
 
 
-# Derivation for y = u r, u = x − m, r = (v + ε)^−½.
-#   (1) ẏ = r u̇ − ½ r³ u (v̇ + ε̇), so ū = r ȳ and s̄ = −½ r³ Σ ȳ u for the sum s = v + ε
+# Derivation for y = u r, u = x − m, s = v + ε, r = s^−½.
+#   (1) ẏ = r u̇ − ½ r³ u (v̇ + ε̇), so ū = r ȳ and s̄ = −½ (r/s) Σ ȳ u; not r³, which would have the
+#       rounding of r three times, so s is kept and not r
 #   (2) what is given has it at once: m̄ = −Σ ū, v̄ = s̄, ε̄ = s̄, each summed over its copies
 #   (3) v of its own, over n entries that count: v = ⟨u²⟩ adds 2 v̄ u/n to ū; and v = ⟨x²⟩ − m² with m of
 #       its own is the same, while with a given m it adds 2 v̄ x/n to x̄ and −2 v̄ m to m̄
@@ -138,11 +140,11 @@ def standardize_forward(
 def standardize_backward(
     residuals: Mapping[str, Any], y_bar: jax.Array, axis: Axis, algorithm: str
 ) -> dict[str, Any]:
-    x, m, r, where = wide(residuals["x"]), residuals["mean"], residuals["r"], residuals["where"]
-    mean, m_given = _number(m, x), residuals["given"] is not None
+    x, m, s, where = wide(residuals["x"]), residuals["mean"], residuals["s"], residuals["where"]
+    mean, m_given, r = _number(m, x), residuals["given"] is not None, jax.lax.rsqrt(s)
     u, g = x - mean, wide(y_bar)
     u_bar = g * r
-    s_bar = -0.5 * r * (r * (r * summed_to(r.shape, g * u)))  # (1)
+    s_bar = -0.5 * (r * summed_to(r.shape, g * u) / s)  # (1)
     x_bar, m_bar = summed_to(x.shape, u_bar), -summed_to(mean.shape, u_bar)
     bars = {"epsilon": _shaped(s_bar, residuals["epsilon"])}  # (2)
     if residuals["variance"] is not None:
@@ -209,16 +211,16 @@ def standardize_reference(
 @standardize.samples
 def standardize_samples(key: jax.Array) -> Iterator[Sample]:
     kx, km, kv, kw = jax.random.split(key, 4)
-    x = jax.random.normal(kx, (3, 4))
-    mean, variance = 0.1 * jax.random.normal(km, (3, 1)), 0.5 + jax.random.uniform(kv, (4,))
-    mask = jax.random.bernoulli(kw, 0.7, (3, 4))
+    x = draws.normal(kx, (3, 4))
+    mean, variance = 0.1 * draws.normal(km, (3, 1)), 0.5 + draws.uniform(kv, (4,))
+    mask = draws.bernoulli(kw, 0.7, (3, 4))
     yield Sample("rows", (x,))
     yield Sample("a given mean", (x, None, mean), {"where": mask})
     yield Sample("a given mean, stable", (x, None, mean, None, jnp.float32(0.1)), {"algorithm": "stable"})
     yield Sample("both given", (x, None, mean, variance[None], jnp.float32(0.5)))
     yield Sample(
-        "masked, two axes", (jax.random.normal(kx, (2, 4, 3)),), {"axis": (0, 2), "where": mask[:, :, None].T}
+        "masked, two axes", (draws.normal(kx, (2, 4, 3)),), {"axis": (0, 2), "where": mask[:, :, None].T}
     )
     yield Sample("size 1", (x[:, :1],), {"axis": 0})
     yield Sample("no rows", (x[:0],))
-    yield Sample("bench", (jax.random.normal(kx, (512, 1024)),), tags=("bench",))
+    yield Sample("bench", (draws.normal(kx, (512, 1024)),), tags=("bench",))
