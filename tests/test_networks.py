@@ -70,7 +70,16 @@ def transformer(params, ids, following):
     return losses.linear_cross_entropy(x, params["head"], following).mean()
 
 
-@pytest.mark.parametrize("network", [convolutional, transformer])
+def compared(params, x, labels):
+    """By losses that look across the batch or along its sequences."""
+    z = nn.linear(x, params["w"])
+    words = jnp.stack([labels % 3 + 1, labels % 4 + 1], 1)
+    by_paths = losses.ctc_loss(z, jnp.zeros_like(z[..., 0]), words, jnp.zeros_like(z[:, :2, 0]))
+    by_margin = losses.multiclass_sparsemax_loss(z[:, 0], labels)
+    return (by_paths + by_margin).mean() + losses.ntxent(z[:, 1], labels // 2)
+
+
+@pytest.mark.parametrize("network", [convolutional, transformer, compared])
 def test_a_batch_sharded_on_a_mesh_with_explicit_axes(network):
     """Each operation there has to know how its result is sharded; a rule's backward is placed by XLA."""
     keys = iter(jax.random.split(jax.random.key(0), 9))
@@ -78,6 +87,10 @@ def test_a_batch_sharded_on_a_mesh_with_explicit_axes(network):
         params = {"k": jax.random.normal(next(keys), (3, 3, 1, 4)), "b": jnp.ones(4), "s": jnp.ones(4)}
         params["v"] = jax.random.normal(next(keys), (36, 5))
         x = jax.random.normal(next(keys), (4, 8, 8, 1))
+        labels = jnp.arange(4)
+    elif network is compared:
+        params = {"w": jax.random.normal(next(keys), (3, 6))}
+        x = jax.random.normal(next(keys), (4, 5, 3))
         labels = jnp.arange(4)
     else:
         sizes = {"table": (11, 8), "up": (8, 16), "down": (16, 8), "head": (8, 11)} | dict.fromkeys(

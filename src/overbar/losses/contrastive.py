@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from overbar import _draws as draws
+from overbar._adapter import explicit_sharding, laid
 from overbar._contract import RuleError, describe, is_float
 from overbar._dtypes import computing, widest
 from overbar.losses._inputs import bar_of, check_axis, real_floats
@@ -87,16 +88,21 @@ def _units(e: jax.Array, least: float) -> tuple[jax.Array, jax.Array, jax.Array]
     return e / norm, norm, jax.lax.stop_gradient(follows).astype(e.dtype)
 
 
+def _everywhere(x: jax.Array) -> jax.Array:
+    """x whole on each device of a mesh with explicit axes: what each row of a batch is compared with."""
+    return laid(x, explicit_sharding(x, slice(0)))
+
+
 def _matching(labels: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Which pairs are positive, an entry and itself apart, and which are negative."""
-    same = labels[:, None] == labels[None, :]
+    same = labels[:, None] == _everywhere(labels)[None, :]
     return same & ~jnp.eye(labels.shape[0], dtype=bool), ~same
 
 
 def _ntxent(e: jax.Array, least: float, labels: jax.Array, tau: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The loss and C/τ, with optax's arithmetic: products summed, no matrix product."""
     u, _, _ = _units(e, least)
-    x = jnp.sum(u[None, :, :] * u[:, None, :], axis=-1) / tau
+    x = jnp.sum(_everywhere(u)[None, :, :] * u[:, None, :], axis=-1) / tau
     positive, negative = _matching(labels)
     peak = _peak(x, positive, negative)
     of_negative = jnp.sum(jnp.exp(jnp.where(negative, x, -jnp.inf) - peak), axis=1, keepdims=True)

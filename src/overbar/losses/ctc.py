@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from overbar import _draws as draws
-from overbar._adapter import vary_over, varying_axes
+from overbar._adapter import explicit_sharding, laid, vary_over, varying_axes
 from overbar._contract import RuleError, describe, is_float
 from overbar._dtypes import widest
 from overbar._jax_nn import jax_nn
@@ -93,6 +93,7 @@ class _Lattice:
     def start(self) -> tuple[jax.Array, jax.Array]:
         """log α before the first frame: all in φ_0."""
         phi = (jnp.ones((self.batch, self.number + 1), self.dtype) * self.eta).at[:, 0].set(0.0)
+        phi = laid(phi, explicit_sharding(self.repeat))  # its batch lies where the labels' does
         return phi, _padded(phi[:, 1:], 1, 0, -jnp.inf)
 
     def ends(self) -> jax.Array:
