@@ -336,6 +336,29 @@ def test_focals_second_derivatives_at_hard_labels(x, t):
     np.testing.assert_allclose(np.array(got), np.array(want), rtol=1e-9, atol=1e-13)
 
 
+@pytest.mark.parametrize("gamma", [2.0, 3.7])
+def test_focals_bar_is_the_same_without_a_compiler(gamma):
+    """One joins product and difference, so that e^−3u (1 − low) kept its digits; and γ + 1 had lost some."""
+    gamma = float(np.float32(gamma))
+    x = np.random.default_rng(6).uniform(-30, 30, 1000).astype(np.float32)
+    t = (np.arange(1000) % 2).astype(np.float32)
+    got = jax.grad(lambda x: losses.sigmoid_focal_loss(x, t, gamma=gamma).sum())(jnp.asarray(x))
+    want = sum(focals_terms(x.astype(np.float64), t.astype(np.float64), gamma)[0])
+    normal = np.abs(want) > 1e-37
+    np.testing.assert_allclose(np.asarray(got)[normal], want[normal], rtol=4 * 2.0**-23)
+
+
+@pytest.mark.usefixtures("x64")
+def test_focals_second_derivatives_far_out():
+    """Where 1/E is a float and 1/E² is none."""
+    x = np.repeat([-84.0, -60.0, -45.0, -12.0, 0.0, 12.0, 25.0, 45.0, 60.0, 84.0], 3)
+    t = np.tile([0.0, 0.25, 1.0], 10)
+
+    second = jax.jit(jax.vmap(jax.jacrev(jax.grad(losses.sigmoid_focal_loss))))
+    got, want = (second(x.astype(dtype), t.astype(dtype)) for dtype in (np.float32, np.float64))
+    np.testing.assert_allclose(got, want, rtol=16 * 2.0**-23, atol=1e-35)
+
+
 @pytest.mark.usefixtures("x64")
 def test_poly_losses_bars_are_rounded_as_seldom_as_jax_grads():
     """L̄ in each term, ε L̄ once a row: times the sum of both it would be 1.2 of jax.grad's error in t̄."""

@@ -320,6 +320,14 @@ def test_bars_by_both_inputs_are_accurate(name, dtype):
         assert errors.max() <= 4, (k, x[errors.argmax()], a[errors.argmax()], y_bar[errors.argmax()])
 
 
+@pytest.mark.once
+def test_celus_bar_is_the_same_without_a_compiler():
+    """Which joins product and sum: what x/α has lost times a small e^(x/α) is subnormal by itself."""
+    x, alpha = np.linspace(-104.0, -70.0, 50).astype(np.float32), np.float32(1.3)
+    got = jax.grad(lambda x: nn.celu(x, alpha).sum())(jnp.asarray(x))
+    np.testing.assert_allclose(got, np.exp(x.astype(np.float64) / np.float64(alpha)), rtol=4 * 2.0**-23)
+
+
 @pytest.mark.parametrize("name", WITH_PARAMETER)
 def test_bar_of_a_parameter_is_summed_over_its_copies(name):
     x = jnp.linspace(-3.0, 2.0, 6).reshape(2, 3)
