@@ -81,16 +81,12 @@ def tail(size: jax.Array, low: jax.Array | float = 0.0) -> Tail:
     end, shift, first, last = _SINGLE if is_single(size) else _DOUBLE
     far = size > end
     q = once(jnp.exp(jnp.where(far, (end + shift) - size, -size)))
-    return Tail(q if isinstance(low, float) else lessened(q, low), far, first, last)
-
-
-def lessened(q: jax.Array, low: jax.Array) -> jax.Array:
-    """q (1 − low) for a small low, its product lifted: beside a q near the smallest number it would be 0,
-    unless a compiler has made one operation of product and difference.
-    """
-    lift = 2.0**40 if is_single(q) else 2.0**64
-    high = lift * q
-    return (high - high * low) / lift
+    if not isinstance(low, float):
+        # q (1 − low); lifted, since q low is no normal number long before q is none.
+        lift = 2.0**40 if is_single(size) else 2.0**64
+        lifted = lift * q
+        q = (lifted - lifted * low) / lift
+    return Tail(q, far, first, last)
 
 
 class Decay(NamedTuple):

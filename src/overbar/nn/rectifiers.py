@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from overbar._jax_nn import jax_nn
-from overbar._tails import check_real, clipped_size, exp_series, expm1, halves, lessened
+from overbar._tails import check_real, clipped_size, exp_series, expm1, halves
 from overbar.elementwise import elementwise
 from overbar.rule import Sample
 
@@ -336,7 +336,7 @@ def _celu_exponent(x: jax.Array, alpha: jax.Array) -> tuple[jax.Array, jax.Array
 def _times_celu_slope(y_bar: jax.Array, x: jax.Array, alpha: jax.Array) -> jax.Array:
     u, low = _quotient(jnp.minimum(x, 0.0), alpha)
     q = jnp.exp(u)
-    return jnp.where(x > 0, y_bar, y_bar * lessened(q, jnp.where(jnp.abs(low) < 1, -low, 0)))
+    return jnp.where(x > 0, y_bar, y_bar * (q * (1 + jnp.where(jnp.abs(low) < 1, low, 0))))
 
 
 def _times_celu_slope_by_alpha(y_bar: jax.Array, x: jax.Array, alpha: jax.Array) -> jax.Array:
