@@ -183,6 +183,23 @@ def test_finite_where_the_limit_is(x):
         np.testing.assert_array_equal(jax.grad(f)(jnp.float32(x)), np.sign(x))
 
 
+def test_focals_bar_of_the_label_where_its_sum_would_overflow():
+    """The weight and r^γ bring u + γ c (1 − E)/r back."""
+    x = jnp.float32(-3.4028235e38)
+    for t, options, want in [(0.25, {}, 3 / 16), (1.0, {"alpha": 0.3, "gamma": 1.5}, 0.35)]:
+        got = jax.grad(lambda t, given=options: losses.sigmoid_focal_loss(x, t, **given))(jnp.float32(t))
+        np.testing.assert_allclose(got, -x * np.float32(want), rtol=1e-6)
+
+
+def test_bars_beside_an_infinite_norm_or_distance():
+    """0 for the entries that are finite, as jax.grad has them."""
+    far, t, n = jnp.array([3.4e38, -3.4e38, 1.0]), jnp.array([1.0, 0.0, 0.0]), jnp.full(3, 0.5)
+    for f in (losses.cosine_similarity, losses.cosine_distance):
+        np.testing.assert_array_equal(jax.grad(f, 1)(far, t), 0)
+    for bar in jax.grad(losses.triplet_margin_loss, (0, 1, 2))(far.at[0].set(jnp.inf).at[1].set(0), t, n):
+        np.testing.assert_array_equal(bar[1:], 0)
+
+
 def test_near_equal_arguments_the_slope_is_their_difference():
     """Where jax.grad of optax.losses has no digit left."""
     y, t = jnp.float32(1 + 2**-20), jnp.float32(1)

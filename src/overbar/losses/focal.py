@@ -153,10 +153,12 @@ def _by_labels(y_bar: Any, logits: Any, labels: Any, alpha: Any, gamma: Any) -> 
     near_0 = p.u < 0.5
     z = jnp.where(near_0, p.u, 0)
     less = jnp.where(near_0, z * exp_series(-z, 1, 0.5), 1 - p.E)  # 1 − E
-    slope = -p.sign * (p.u + gamma * ratio(p.entropy * less, p.h)) * _weight(labels, alpha)
+    part = jnp.where(p.u > 2.0**100, 2.0**-8, 1.0)  # of a sum that would overflow where its product does not
+    u, entropy = part * p.u, part * p.entropy
+    slope = -p.sign * (u + gamma * ratio(entropy * less, p.h)) * _weight(labels, alpha)
     if alpha is not None:
-        slope = slope + (2 * alpha - 1) * jnp.where(p.sure, p.entropy * p.E, p.entropy)
-    return p.power(gamma, 0, y_bar, slope)  # (4)
+        slope = slope + (2 * alpha - 1) * jnp.where(p.sure, entropy * p.E, entropy)
+    return p.power(gamma, 0, y_bar, slope) / part  # (4)
 
 
 def _by_alpha(y_bar: Any, logits: Any, labels: Any, gamma: Any) -> jax.Array:
