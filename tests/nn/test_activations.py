@@ -358,6 +358,22 @@ def test_squareplus_of_a_negative_b(x):
     np.testing.assert_allclose(jax.grad(nn.squareplus)(x, -10.0), want, rtol=4e-7)
 
 
+def test_squareplus_of_the_largest_and_the_smallest_b():
+    """At b = ∞ the slope is ½; half of the smallest b is no normal number."""
+    tiny = float(np.finfo(np.float32).tiny)
+    for x, b in [(-1.0, np.inf), (1.0, np.inf), (-1e-30, tiny), (-3.4e38, 1.0)]:
+        want = 0.5 if x > -1e38 else 0.0
+        np.testing.assert_allclose(jax.grad(nn.squareplus)(jnp.float32(x), jnp.float32(b)), want, rtol=1e-6)
+    assert jax.grad(nn.squareplus, 1)(1.0, np.inf) == 0
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", NAMES)
+def test_primal_of_a_number_is_jax_nns(name):
+    """Uncompiled too: a scalar over 6 is not what a compiler makes of it."""
+    assert getattr(nn, name)(jnp.float32(0.5)) == getattr(jax.nn, name)(jnp.float32(0.5))
+
+
 def test_squareplus_takes_an_integer_b():
     got, want = (jax.grad(lambda x, f=f: f(x, 2))(0.5) for f in (nn.squareplus, jax.nn.squareplus))
     np.testing.assert_allclose(got, want, rtol=1e-6)

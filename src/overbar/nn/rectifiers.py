@@ -225,7 +225,7 @@ def hard_sigmoid(x: ArrayLike) -> jax.Array:
     0.1667
     """
     check_real("nn.hard_sigmoid", x)
-    return relu6.primal(jnp.asarray(x) + 3.0) / 6.0
+    return jax_nn.hard_sigmoid(x)
 
 
 # Derivation of x̄ for y = x h, h = relu6(x + 3)/6.
@@ -263,8 +263,7 @@ def hard_silu(x: ArrayLike) -> jax.Array:
     (0.0, True)
     """
     check_real("nn.hard_silu", x)
-    x = jnp.asarray(x)
-    return x * hard_sigmoid.primal(x)
+    return jax_nn.hard_silu(x)
 
 
 hard_swish = hard_silu
