@@ -77,20 +77,30 @@ class _Text(str):
 
 
 def check_option(rule: str, name: str, value: Any) -> Any:
-    """Returns the value of a static option, or refuses what is no hashable Python value."""
+    """Returns the value of a static option, or refuses what is no hashable Python value.
+
+    Lists are taken for tuples and NumPy's numbers for Python's, as JAX takes them: axis=[0, 1], np.int64(1).
+    """
     if any(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(value)):
         raise RuleError(
             f"rule {rule}: option {name} must be a static Python value, but came as {describe(value)}. "
             "Pass a Python value, such as x.item() outside of jit."
         )
+    value = _plain(value)
     try:
         hash(value)
     except TypeError:
         raise RuleError(
             f"rule {rule}: option {name} must be hashable, but came as the {type(value).__name__} {value!r}. "
-            "Pass a tuple instead of a list."
+            "Pass numbers, strings, or tuples of them."
         ) from None
     return value
+
+
+def _plain(value: Any) -> Any:
+    if type(value) in (list, tuple):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def check_input(rule: str, name: str, value: Any, *, array: bool, bar: bool, integers: bool = False) -> Any:
@@ -124,8 +134,8 @@ def check_input(rule: str, name: str, value: Any, *, array: bool, bar: bool, int
         )
     if floats and not bar:
         raise RuleError(
-            f"rule {rule}: incomplete declaration: input {name} came as {came}, "
-            "but no bar is declared for it. Pass integers, or declare one."
+            f"rule {rule}: input {name} must be integers or booleans, since no bar is declared for it, but "
+            f"came as {came}. Cast it, or, where the rule is yours, complete its declaration by a bar."
         )
     return jax.tree.unflatten(tree, arrays)
 

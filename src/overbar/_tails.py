@@ -82,7 +82,10 @@ def tail(size: jax.Array, low: jax.Array | float = 0.0) -> Tail:
     far = size > end
     q = once(jnp.exp(jnp.where(far, (end + shift) - size, -size)))
     if not isinstance(low, float):
-        q = q - q * low
+        # q (1 − low); lifted, since q low is no normal number long before q is none.
+        lift = 2.0**40 if is_single(size) else 2.0**64
+        lifted = lift * q
+        q = (lifted - lifted * low) / lift
     return Tail(q, far, first, last)
 
 
@@ -105,19 +108,19 @@ class Decay(NamedTuple):
     lifted: bool = True
 
     def tail(self, x: jax.Array, size: jax.Array) -> Tail:
-        return tail(size) if self.lifted else Tail(_plain(x), jnp.zeros((), bool), 1.0, 1.0)
+        return tail(size) if self.lifted else Tail(plain(x), jnp.zeros((), bool), 1.0, 1.0)
 
 
 @jax.custom_jvp
-def _plain(x: jax.Array) -> jax.Array:
+def plain(x: jax.Array) -> jax.Array:
     """e^−|x|, whose slope at 0 is that from the right."""
     return once(jnp.exp(-jnp.abs(x)))
 
 
-@_plain.defjvp
+@plain.defjvp
 def _plain_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (x_dot,) = primals, tangents
-    q = _plain(x)
+    q = plain(x)
     return q, jnp.where(x < 0, q, -q) * x_dot
 
 
@@ -225,11 +228,31 @@ def expm1(x: jax.Array) -> jax.Array:
     return jnp.where(near, z * exp_series(z, 1, 0.5), jnp.exp(x) - 1)
 
 
+@jax.custom_jvp
+def ratio(a: jax.Array, b: jax.Array) -> jax.Array:
+    """a/b, whose slope is finite for a small b too: JAX's has 1/b² in it."""
+    return a / b
+
+
+@ratio.defjvp
+def _ratio_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[Any, Any]:
+    (a, b), (a_dot, b_dot) = primals, tangents
+    value = ratio(a, b)
+    return value, (a_dot - value * b_dot) / b
+
+
+@jax.custom_jvp
 def two_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """a + b rounded, and what that lacks."""
+    """a + b rounded, and what that lacks, which has no slope."""
     total = a + b
     of_b = total - a
     return total, (a - (total - of_b)) + (b - of_b)
+
+
+@two_sum.defjvp
+def _two_sum_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[Any, Any]:
+    total, low = two_sum(*primals)
+    return (total, low), (tangents[0] + tangents[1], jnp.zeros_like(low))
 
 
 # (log 2 in few digits: its multiples are exact; its rest; the exponent's bias; digits; terms of the series)
@@ -237,8 +260,9 @@ _LOG_SINGLE = (0.693145751953125, 1.4286068203094172e-06, 127, 23, 7)
 _LOG_DOUBLE = (0.6931471803691238, 1.9082149292705877e-10, 1023, 52, 13)
 
 
+@jax.custom_jvp
 def log_parts(x: jax.Array, lost: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """log(x + lost), lost at most an ULP of a positive x, as a pair of numbers.
+    """log(x + lost), lost at most an ULP of a positive x, as a pair of numbers; the slope is 1/x by x alone.
 
     It is k log 2 + log(1 + f), 1 + f = x/2^k from 2/3 to 4/3; and log(1 + f) = 2 artanh(w), w = f/(2 + f), is
     f, which is exact, and less than a fifth of it: f − ½ f² + w (½ f² + ⅔ w² + ⅖ w⁴ + ...).
@@ -246,7 +270,7 @@ def log_parts(x: jax.Array, lost: jax.Array) -> tuple[jax.Array, jax.Array]:
     single = is_single(x)
     log_2, rest, bias, digits, terms = _LOG_SINGLE if single else _LOG_DOUBLE
     integer, third = (jnp.int32, 0x3F2AAAAB) if single else (jnp.int64, 0x3FE5555555555555)
-    bits = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(x), integer)
+    bits = jax.lax.bitcast_convert_type(x, integer)
     k = (bits - jnp.asarray(third, integer)) >> digits
     scale = jax.lax.bitcast_convert_type((jnp.asarray(bias, integer) - k) << digits, x.dtype)
     k = k.astype(x.dtype)
@@ -255,3 +279,9 @@ def log_parts(x: jax.Array, lost: jax.Array) -> tuple[jax.Array, jax.Array]:
     series = w * w * horner([2 / (2 * i + 3) for i in range(terms)], w * w)
     high, low = two_sum(f, k * log_2)
     return high, low + ((w * (half + series) - half) + (lost * scale * (1 - f) + k * rest))
+
+
+@log_parts.defjvp
+def _log_parts_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[Any, Any]:
+    high, low = log_parts(*primals)
+    return (high, low), (tangents[0] / primals[0], jnp.zeros_like(low))

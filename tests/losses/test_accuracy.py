@@ -183,6 +183,23 @@ def test_finite_where_the_limit_is(x):
         np.testing.assert_array_equal(jax.grad(f)(jnp.float32(x)), np.sign(x))
 
 
+def test_focals_bar_of_the_label_where_its_sum_would_overflow():
+    """The weight and r^γ bring u + γ c (1 − E)/r back."""
+    x = jnp.float32(-3.4028235e38)
+    for t, options, want in [(0.25, {}, 3 / 16), (1.0, {"alpha": 0.3, "gamma": 1.5}, 0.35)]:
+        got = jax.grad(lambda t, given=options: losses.sigmoid_focal_loss(x, t, **given))(jnp.float32(t))
+        np.testing.assert_allclose(got, -x * np.float32(want), rtol=1e-6)
+
+
+def test_bars_beside_an_infinite_norm_or_distance():
+    """0 for the entries that are finite, as jax.grad has them."""
+    far, t, n = jnp.array([3.4e38, -3.4e38, 1.0]), jnp.array([1.0, 0.0, 0.0]), jnp.full(3, 0.5)
+    for f in (losses.cosine_similarity, losses.cosine_distance):
+        np.testing.assert_array_equal(jax.grad(f, 1)(far, t), 0)
+    for bar in jax.grad(losses.triplet_margin_loss, (0, 1, 2))(far.at[0].set(jnp.inf).at[1].set(0), t, n):
+        np.testing.assert_array_equal(bar[1:], 0)
+
+
 def test_near_equal_arguments_the_slope_is_their_difference():
     """Where jax.grad of optax.losses has no digit left."""
     y, t = jnp.float32(1 + 2**-20), jnp.float32(1)
@@ -334,6 +351,29 @@ def test_focals_second_derivatives_at_hard_labels(x, t):
 
     got, want = (jax.hessian(f, (0, 1))(x, t) for f in (losses.sigmoid_focal_loss, plain))
     np.testing.assert_allclose(np.array(got), np.array(want), rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("gamma", [2.0, 3.7])
+def test_focals_bar_is_the_same_without_a_compiler(gamma):
+    """One joins product and difference, so that e^−3u (1 − low) kept its digits; and γ + 1 had lost some."""
+    gamma = float(np.float32(gamma))
+    x = np.random.default_rng(6).uniform(-30, 30, 1000).astype(np.float32)
+    t = (np.arange(1000) % 2).astype(np.float32)
+    got = jax.grad(lambda x: losses.sigmoid_focal_loss(x, t, gamma=gamma).sum())(jnp.asarray(x))
+    want = sum(focals_terms(x.astype(np.float64), t.astype(np.float64), gamma)[0])
+    normal = np.abs(want) > 1e-37
+    np.testing.assert_allclose(np.asarray(got)[normal], want[normal], rtol=4 * 2.0**-23)
+
+
+@pytest.mark.usefixtures("x64")
+def test_focals_second_derivatives_far_out():
+    """Where 1/E is a float and 1/E² is none."""
+    x = np.repeat([-84.0, -60.0, -45.0, -12.0, 0.0, 12.0, 25.0, 45.0, 60.0, 84.0], 3)
+    t = np.tile([0.0, 0.25, 1.0], 10)
+
+    second = jax.jit(jax.vmap(jax.jacrev(jax.grad(losses.sigmoid_focal_loss))))
+    got, want = (second(x.astype(dtype), t.astype(dtype)) for dtype in (np.float32, np.float64))
+    np.testing.assert_allclose(got, want, rtol=16 * 2.0**-23, atol=1e-35)
 
 
 @pytest.mark.usefixtures("x64")

@@ -320,6 +320,14 @@ def test_bars_by_both_inputs_are_accurate(name, dtype):
         assert errors.max() <= 4, (k, x[errors.argmax()], a[errors.argmax()], y_bar[errors.argmax()])
 
 
+@pytest.mark.once
+def test_celus_bar_is_the_same_without_a_compiler():
+    """Which joins product and sum: what x/α has lost times a small e^(x/α) is subnormal by itself."""
+    x, alpha = np.linspace(-104.0, -70.0, 50).astype(np.float32), np.float32(1.3)
+    got = jax.grad(lambda x: nn.celu(x, alpha).sum())(jnp.asarray(x))
+    np.testing.assert_allclose(got, np.exp(x.astype(np.float64) / np.float64(alpha)), rtol=4 * 2.0**-23)
+
+
 @pytest.mark.parametrize("name", WITH_PARAMETER)
 def test_bar_of_a_parameter_is_summed_over_its_copies(name):
     x = jnp.linspace(-3.0, 2.0, 6).reshape(2, 3)
@@ -348,6 +356,22 @@ def test_squareplus_of_a_negative_b(x):
     with jax.enable_x64(True):
         want = jax.grad(jax.nn.squareplus)(jnp.float64(x), jnp.float64(-10.0))
     np.testing.assert_allclose(jax.grad(nn.squareplus)(x, -10.0), want, rtol=4e-7)
+
+
+def test_squareplus_of_the_largest_and_the_smallest_b():
+    """At b = ∞ the slope is ½; half of the smallest b is no normal number."""
+    tiny = float(np.finfo(np.float32).tiny)
+    for x, b in [(-1.0, np.inf), (1.0, np.inf), (-1e-30, tiny), (-3.4e38, 1.0)]:
+        want = 0.5 if x > -1e38 else 0.0
+        np.testing.assert_allclose(jax.grad(nn.squareplus)(jnp.float32(x), jnp.float32(b)), want, rtol=1e-6)
+    assert jax.grad(nn.squareplus, 1)(1.0, np.inf) == 0
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", NAMES)
+def test_primal_of_a_number_is_jax_nns(name):
+    """Uncompiled too: a scalar over 6 is not what a compiler makes of it."""
+    assert getattr(nn, name)(jnp.float32(0.5)) == getattr(jax.nn, name)(jnp.float32(0.5))
 
 
 def test_squareplus_takes_an_integer_b():

@@ -12,6 +12,13 @@ from overbar import RuleError, nn
 pytestmark = pytest.mark.once  # the registry's tests run on every version
 
 
+@pytest.mark.parametrize("g", [-200.0, 200.0, 1e30])
+def test_glus_bars_are_finite_where_the_gate_is_shut_or_open(g):
+    """ȳ a overflows there, and σ′(g) is 0."""
+    x, y_bar = jnp.array([1e30, g]), jnp.full(1, 1e20)
+    np.testing.assert_array_equal(jax.vjp(nn.glu, x)[1](y_bar)[0], [y_bar[0] if g > 0 else 0.0, 0.0])
+
+
 def test_glu_is_jax_nns():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 5)), jnp.float32)
     namesake.assert_same_outputs(lambda x: nn.glu(x, 1), lambda x: jax.nn.glu(x, 1), x)

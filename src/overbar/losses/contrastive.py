@@ -330,7 +330,8 @@ def triplet_margin_loss_backward(residuals: Mapping[str, Any], y_bar: jax.Array,
     h_bar = unless_it_ends(half * y_bar.astype(wide))  # (1)
     of_x, of_eps, of_k = [], [], []
     for x, s, d, d_bar in ((ap, sums[0], near, h_bar), (an, sums[1], far, -h_bar)):
-        share = unless_it_ends(d_bar * d / s)
+        infinite = jnp.power(jnp.inf, 1 / k.astype(wide) - 1)  # the limit of d/S
+        share = unless_it_ends(jnp.where(jnp.isinf(s), d_bar * infinite, d_bar * d / s))
         of_x.append(unless_it_ends(jnp.expand_dims(share, axes) * _power(x, k - 1)))  # (3)
         of_eps.append(share / k.astype(wide))
         if is_float(k):

@@ -164,6 +164,7 @@ def _declare(loss: Rule[..., jax.Array], sign: int) -> None:
         def bar(a: jax.Array, b: jax.Array, ratio: jax.Array, square: jax.Array) -> jax.Array:
             a, b = where_given(where, a.astype(wide)), where_given(where, b.astype(wide))
             moves = free(square)
+            ratio = jnp.where(jnp.isfinite(ratio), ratio, 0.0)  # c is 0 where a norm has overflowed
             across = b - moves * c * ratio * a  # (5)
             along = (across * a).sum(axis=axis, keepdims=True) / jnp.where(square > 0, square, 1)
             return c_bar / m / n * (across - jnp.floor(moves) * along * a)  # (6)

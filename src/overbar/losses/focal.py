@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from overbar import _draws as draws
-from overbar._tails import exp_series, log_parts, once, tail, two_sum
+from overbar._tails import exp_series, log_parts, once, plain, ratio, tail, two_sum
 from overbar.elementwise import elementwise
 from overbar.losses._inputs import real_floats
 from overbar.rule import Sample
@@ -55,32 +55,33 @@ class _Parts(NamedTuple):
     def h(self) -> jax.Array:
         return self.A + self.B
 
-    def power(self, n: jax.Array, v: jax.Array, w: jax.Array) -> jax.Array:
-        """v (w r^n): v may be close to the smallest or the largest number, w not."""
-        n = jnp.minimum(n, jnp.finfo(n.dtype).max)
+    def power(self, gamma: jax.Array, more: Any, v: jax.Array, w: jax.Array) -> jax.Array:
+        """v (w r^(gamma + more)): v may be close to the smallest or the largest number, w not."""
+        n, lost = two_sum(jnp.minimum(gamma, jnp.finfo(gamma.dtype).max), jnp.asarray(more, gamma.dtype))
         exponent = n * self.rho
-        e = tail(exponent, _product_error(n, self.rho, exponent) + n * self.rho_low)
+        low = _product_error(n, self.rho, exponent) + (n * self.rho_low + lost * self.rho)
+        e = tail(exponent, low)
         less = jnp.abs(w) < 1  # then v before q: a small w and a small q would vanish before v lifts them
         return e.times(jnp.where(less, v * w, v), jnp.where(less, 1, w) * e.q)
 
     def entropy_power(self, gamma: jax.Array, v: jax.Array, w: jax.Array) -> jax.Array:
         """v (w c r^γ), by (8)."""
-        factor = self.entropy * jnp.where(self.sure, self.s / self.h, 1)
-        return self.power(gamma + self.sure.astype(gamma.dtype), v, w * factor)
+        factor = self.entropy * jnp.where(self.sure, ratio(self.s, self.h), 1)
+        return self.power(gamma, self.sure, v, w * factor)
 
 
 def _parts(x: jax.Array, t: jax.Array) -> _Parts:
     info = jnp.finfo(x.dtype)
     u = jnp.minimum(jnp.where(x < 0, -x, x), info.max)  # at ∞ · E the limit is 0
     sign = jnp.where(x < 0, -jnp.ones_like(x), jnp.ones_like(x))
-    E = once(jnp.exp(-jnp.abs(x)))  # as forward has it, so that a compiler takes it once
+    E = plain(x)  # as forward has it, so that a compiler takes it once
     s, s_lost = two_sum(E, jnp.ones_like(E))  # in this order: XLA takes (1 + E) − 1 for E
     rest, rest_lost = two_sum(-t, jnp.ones_like(t))  # 1 − t
     near, far = jnp.where(x < 0, rest, t), jnp.where(x < 0, t, rest)
     sure = far <= near * E
     some = info.tiny < E
     divisor = jnp.where(some, E, jnp.ones_like(E))
-    inverse = once(1 / divisor)
+    inverse = once(ratio(jnp.ones_like(E), divisor))
     A, B = jnp.where(sure, far * inverse, far), jnp.where(sure, near, near * E)
     h = A + B
     # What E, 1 − t, A, B and h have lost to rounding: an ULP of h would be γ ULP of r^γ.
@@ -94,7 +95,7 @@ def _parts(x: jax.Array, t: jax.Array) -> _Parts:
     s_high, s_low = log_parts(s, s_lost + e * E)
     h_high, h_low = log_parts(h, jnp.where(A < B, A - (h - B), B - (h - A)) + lost)
     log_s = s_high + s_low
-    kappa = jnp.where(some, once(log_s / divisor), jnp.ones_like(E))
+    kappa = jnp.where(some, once(ratio(log_s, divisor)), jnp.ones_like(E))
     entropy = A * u + jnp.where(sure, kappa, log_s)
 
     rho, low = two_sum(s_high, -h_high)
@@ -143,9 +144,9 @@ def _weight(t: jax.Array, alpha: jax.Array | None) -> Any:
 
 def _by_logits(y_bar: Any, logits: Any, labels: Any, alpha: Any, gamma: Any) -> jax.Array:
     p = _parts(logits, labels)
-    share = jnp.where(p.sure, p.far - p.near, (p.far - p.near) * p.E) / p.h  # D/h
-    slope = ((p.A - p.B) + gamma * (p.entropy * share)) / p.h
-    return p.power(gamma + 1, y_bar * _weight(labels, alpha), p.sign * slope)  # (3), (8)
+    D = jnp.where(p.sure, p.far - p.near, (p.far - p.near) * p.E)
+    slope = ratio((p.A - p.B) + gamma * (p.entropy * ratio(D, p.h)), p.h)
+    return p.power(gamma, 1, y_bar * _weight(labels, alpha), p.sign * slope)  # (3), (8)
 
 
 def _by_labels(y_bar: Any, logits: Any, labels: Any, alpha: Any, gamma: Any) -> jax.Array:
@@ -153,10 +154,12 @@ def _by_labels(y_bar: Any, logits: Any, labels: Any, alpha: Any, gamma: Any) -> 
     near_0 = p.u < 0.5
     z = jnp.where(near_0, p.u, 0)
     less = jnp.where(near_0, z * exp_series(-z, 1, 0.5), 1 - p.E)  # 1 − E
-    slope = -p.sign * (p.u + gamma * (p.entropy * less / p.h)) * _weight(labels, alpha)
+    part = jnp.where(p.u > 2.0**100, 2.0**-8, 1.0)  # of a sum that would overflow where its product does not
+    u, entropy = part * p.u, part * p.entropy
+    slope = -p.sign * (u + gamma * ratio(entropy * less, p.h)) * _weight(labels, alpha)
     if alpha is not None:
-        slope = slope + (2 * alpha - 1) * jnp.where(p.sure, p.entropy * p.E, p.entropy)
-    return p.power(gamma, y_bar, slope)  # (4)
+        slope = slope + (2 * alpha - 1) * jnp.where(p.sure, entropy * p.E, entropy)
+    return p.power(gamma, 0, y_bar, slope) / part  # (4)
 
 
 def _by_alpha(y_bar: Any, logits: Any, labels: Any, gamma: Any) -> jax.Array:

@@ -334,12 +334,16 @@ def _root(x: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, 
     return near, jnp.sqrt(jnp.square(near) + b), jnp.maximum(s, end), s > end
 
 
+def _finite(b: jax.Array) -> jax.Array:
+    return jnp.minimum(b, float(jnp.finfo(b.dtype).max))
+
+
 @jax.custom_jvp
 def _times_squareplus_slope(y_bar: jax.Array, x: jax.Array, b: jax.Array) -> jax.Array:
-    s, left = once(size_of(x)), x < 0
+    s, left, b = once(size_of(x)), x < 0, _finite(b)
     _, root, _, beyond = _root(x, b)
     root = jnp.where(beyond, s, root)
-    part = once(0.5 * jnp.where(left, b, s) / root)
+    part = once(0.5 * (jnp.where(left, b, s) / root))  # in this order: half of b may be subnormal
     return y_bar * jnp.where(left, part, 0.5 + part) / jnp.where(left, root + s, 1.0)  # (4), (3)
 
 
@@ -349,9 +353,9 @@ def _times_squareplus_slope_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     """ȳ˙ f′ + ȳ (½ b ẋ/r³ − ¼ x ḃ/r³); JAX's own slope of x/r, 1/r − x²/r³, would cancel."""
     (y_bar, x, b), (y_bar_dot, x_dot, b_dot) = primals, tangents
-    near, root, _, _ = _root(x, b)
+    near, root, _, _ = _root(x, _finite(b))
     square = jnp.square(root)
-    by_x, by_b = 0.5 * (b / root) / square, -0.25 * jnp.sign(x) * (near / root) / square
+    by_x, by_b = 0.5 * (_finite(b) / root) / square, -0.25 * jnp.sign(x) * (near / root) / square
     bar, bar_dot = (_times_squareplus_slope(v, x, b) for v in (y_bar, y_bar_dot))
     return bar, bar_dot + y_bar * (by_x * x_dot + by_b * b_dot)
 

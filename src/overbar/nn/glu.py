@@ -66,11 +66,14 @@ def glu_forward(x: jax.Array, axis: int) -> tuple[jax.Array, dict[str, Any]]:
 #   (1) ẏ = σ(g) ȧ + a σ'(g) ġ
 #   (2) ā = ȳ σ(g) and ḡ = ȳ a σ'(g), side by side as the halves of x are
 #   (3) σ'(g) = σ(g) σ(−g)
+#   (4) a goes to the factor that it cannot carry out of range: ∞ · 0 is no number
 @glu.backward
 def glu_backward(residuals: Mapping[str, Any], y_bar: jax.Array, axis: int) -> dict[str, jax.Array]:
     a, g = jnp.split(wide(residuals["x"]), 2, axis)
     bar, (one, other) = wide(y_bar), sigmas(g)
-    x_bar = jnp.concatenate([bar * one, bar * a * (one * other)], axis)  # (2), (3)
+    large = jnp.abs(a) > 1
+    g_bar = jnp.where(large, bar, bar * a) * jnp.where(large, a * (one * other), one * other)  # (3), (4)
+    x_bar = jnp.concatenate([bar * one, g_bar], axis)  # (2)
     return {"x": cast(x_bar, y_bar.dtype)}
 
 

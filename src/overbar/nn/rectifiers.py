@@ -226,7 +226,7 @@ def hard_sigmoid(x: ArrayLike) -> jax.Array:
     0.1667
     """
     check_real("nn.hard_sigmoid", x)
-    return relu6.primal(jnp.asarray(x) + 3.0) / 6.0
+    return jax_nn.hard_sigmoid(x)
 
 
 # Derivation of x̄ for y = x h, h = relu6(x + 3)/6.
@@ -264,8 +264,7 @@ def hard_silu(x: ArrayLike) -> jax.Array:
     (0.0, True)
     """
     check_real("nn.hard_silu", x)
-    x = jnp.asarray(x)
-    return x * hard_sigmoid.primal(x)
+    return jax_nn.hard_silu(x)
 
 
 hard_swish = hard_silu
@@ -337,7 +336,7 @@ def _celu_exponent(x: jax.Array, alpha: jax.Array) -> tuple[jax.Array, jax.Array
 def _times_celu_slope(y_bar: jax.Array, x: jax.Array, alpha: jax.Array) -> jax.Array:
     u, low = _quotient(jnp.minimum(x, 0.0), alpha)
     q = jnp.exp(u)
-    return jnp.where(x > 0, y_bar, y_bar * (q + q * jnp.where(jnp.abs(low) < 1, low, 0)))
+    return jnp.where(x > 0, y_bar, y_bar * (q * (1 + jnp.where(jnp.abs(low) < 1, low, 0))))
 
 
 def _times_celu_slope_by_alpha(y_bar: jax.Array, x: jax.Array, alpha: jax.Array) -> jax.Array:
