@@ -265,7 +265,8 @@ def _carried_out(experiment: Callable[[], int], run: Run, at_once: bool) -> int:
         return status
 
     try:
-        return experiment()
+        with devices.lost_told():
+            return experiment()
     except Diverged as error:
         return told(str(error), 1)
     except KeyboardInterrupt as stop:
@@ -276,7 +277,9 @@ def _carried_out(experiment: Callable[[], int], run: Run, at_once: bool) -> int:
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         status = told(f"cannot write: {error.strerror}{where}", 1)
-    except jax.errors.JaxRuntimeError as error:  # there is not memory enough, or another process has died
+    except devices.Lost as error:
+        status = told(f"another process has died: {error}", 1)
+    except jax.errors.JaxRuntimeError as error:  # there is not memory enough
         status = told(f"JAX: {str(error).splitlines()[0]}", 1)
     return _left(status, at_once)
 
