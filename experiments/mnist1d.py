@@ -2,9 +2,9 @@
 
 The models are the paper's, of the same sizes: the linear one and the MLP learn where things lay, and the two
 whose weights are shared along the signal find them wherever they lie. The paper's table says 32, 68, 94 and
-91 % of the 1000 test signals, for the logistic model, MLP, CNN and GRU. The CNN has gelu for the paper's
-relu: at kinks two runs that differ by rounding alone part, and these are to train along one curve by the
-rules and by autodiff.
+91 % of the 1000 test signals, for the logistic model, MLP, CNN and GRU. MLP and CNN have gelu for the
+paper's relu: at kinks two runs that differ by rounding alone part, and these are to train along one curve by
+the rules and by autodiff.
 
 Run it as `python experiments/mnist1d.py --model cnn`.
 Source: S. Greydanus, D. Kobak, "Scaling down deep learning with MNIST-1D", 2020.
@@ -46,7 +46,7 @@ class Logistic:
 
 
 class MLP:
-    """Two layers of 100 relu, the second beside a straight path."""
+    """Two layers of 100 gelu, the second beside a straight path."""
 
     @staticmethod
     def init(key: jax.Array, width: int = 100) -> Params:
@@ -56,8 +56,8 @@ class MLP:
 
     @staticmethod
     def predict(p: Params, x: Any, key: Any = None) -> jax.Array:
-        h = nn.relu(nn.linear(x, p["w_1"], p["b_1"]))
-        h = h + nn.relu(nn.linear(h, p["w_2"], p["b_2"]))
+        h = nn.gelu(nn.linear(x, p["w_1"], p["b_1"]))
+        h = h + nn.gelu(nn.linear(h, p["w_2"], p["b_2"]))
         return nn.linear(h, p["w_out"], p["b_out"])
 
 

@@ -4,6 +4,7 @@ A script makes a `parser` or a `training_parser`, adds its own flags, and hands 
 which gives it a `Run` to write into. What is trained is a `Task`; `train` trains it.
 """
 
+from harness import stops  # first, so that Ctrl-C while the others are imported is one line
 from harness.descent import Diverged, State, descend, select
 from harness.figures import BLUE, GREEN, GREY, ORANGE, VERMILION, draw_losses, draw_scores, paper, tidy
 from harness.flags import (
@@ -52,6 +53,7 @@ __all__ = [
     "positive",
     "seed",
     "select",
+    "stops",
     "tidy",
     "train",
     "training_parser",

@@ -30,6 +30,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from harness import stops
+from harness.devices import Lost, lost_told
 
 Place = dict[str, Any]
 
@@ -102,6 +103,7 @@ class Checkpoints:
 
         Raises:
           OSError: it cannot be written (the disk is full); those before it are as they were.
+          Lost: another process has died.
         """
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + BESIDES
         if (free := shutil.disk_usage(self.folder).free) < needed:  # Orbax finds out in the midst of it
@@ -110,9 +112,9 @@ class Checkpoints:
         about = _sealed({"owner": self.owner, "place": place, "checksums": checksums(state)})
         content = ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about))
         try:
-            with _silent(), stops.held_back():
+            with lost_told(), _silent(), stops.held_back():
                 self._manager.save(step, args=content, metrics={"loss": loss}, force=True)
-        except OSError:
+        except (OSError, Lost):
             raise
         except Exception as error:  # TensorStore's own, which names the cause at its end
             raise OSError(None, f"checkpoint {step}: {_cause(error)}", str(self.folder)) from error
@@ -174,10 +176,7 @@ class Checkpoints:
         self.tell(f"checkpoint {self.folder / str(step)} is not used: {reason}; it is in {aside} now")
 
     def _read(self, step: int, shapes: Any) -> Restored:
-        try:
-            about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
-        except Exception as error:
-            raise Unusable(f"it cannot be read: {_cause(error)}") from error
+        about = self._parts(step, about=ocp.args.JsonRestore()).about
         if not isinstance(about, dict) or {"owner", "place", "checksums", "seal"} - about.keys():
             raise Unusable("no run of an experiment wrote it")
         if about != _sealed({name: value for name, value in about.items() if name != "seal"}):
@@ -185,15 +184,20 @@ class Checkpoints:
         if other := sorted(k for k in self.owner if about["owner"].get(k) != self.owner[k]):
             told = ", ".join(f"{k} {about['owner'].get(k)!r}, here {self.owner[k]!r}" for k in other)
             raise Unusable(f"it is another run's: {told}")
-        try:
-            content = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
-            state = self._manager.restore(step, args=content).state
-        except Exception as error:
-            _overhear_the_rest()
-            raise Unusable(f"it cannot be read: {_cause(error)}") from error
+        state = self._parts(step, state=ocp.args.StandardRestore(shapes)).state
         if checksums(state) != about["checksums"]:
             raise Unusable("its checksums do not fit: it is corrupt")
         return Restored(step, state, about["place"])
+
+    def _parts(self, step: int, **parts: Any) -> Any:
+        try:
+            with lost_told():
+                return self._manager.restore(step, args=ocp.args.Composite(**parts))
+        except Lost:  # which says nothing against the checkpoint
+            raise
+        except Exception as error:
+            _overhear_the_rest()
+            raise Unusable(f"it cannot be read: {_cause(error)}") from error
 
 
 def _sealed(about: dict[str, Any]) -> dict[str, Any]:

@@ -8,10 +8,12 @@ A batch is divided over the axis `data`; a parameter, and what an optimizer keep
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -105,6 +107,27 @@ def join(args: argparse.Namespace) -> None:
         raise BadSetting(f"--distributed: {first}") from None
     finally:
         watch.cancel()
+
+
+class Lost(Exception):
+    """Another process has died; the message says in one line how that was seen."""
+
+
+# What stands in the errors of those who wait for it.
+LOST = ("Gloo ", "NCCL", "coordination service", "Barrier", "heartbeat")
+
+
+@contextlib.contextmanager
+def lost_told() -> Iterator[None]:
+    """In the block, what JAX raises when another process has died is Lost, whatever it is wrapped in."""
+    try:
+        yield
+    except Exception as error:
+        lines = str(error).splitlines()
+        for line in lines if jax.distributed.is_initialized() else ():
+            if any(word in line for word in LOST):
+                raise Lost(line) from error
+        raise
 
 
 class Placement:

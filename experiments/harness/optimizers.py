@@ -59,7 +59,7 @@ def optimizer_spec(text: str) -> str:
     _check_options(name, getattr(optax, name), options, skip=1)
     like = {"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)}
     try:
-        made = getattr(optax, name)(optax.constant_schedule(0.1), **options)
+        made = _made(name, options, optax.constant_schedule(0.1), seed=0)
         jax.eval_shape(lambda w: made.update(w, made.init(w), w), like)
     except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -90,14 +90,24 @@ def schedule(spec: str, rate: float, steps: int, warmup: int = 0) -> Schedule:
 
 
 def optimizer(
-    spec: str, rate: Schedule, *, clip: float | None = None, accumulate: int = 1
+    spec: str, rate: Schedule, *, clip: float | None = None, accumulate: int = 1, seed: int = 0
 ) -> optax.GradientTransformation:
-    """The optimizer of that name, on the mean of `accumulate` gradients with its norm clipped."""
+    """The optimizer of that name, on the mean of `accumulate` gradients with its norm clipped.
+
+    One that draws at random does so from the seed.
+    """
     name, options = _parsed(spec)
-    made = getattr(optax, name)(rate, **options)
+    made = _made(name, options, rate, seed)
     if clip is not None:
         made = optax.chain(optax.clip_by_global_norm(clip), made)
     return optax.MultiSteps(made, accumulate).gradient_transformation() if accumulate > 1 else made
+
+
+def _made(name: str, options: Mapping[str, Any], rate: Schedule, seed: int) -> optax.GradientTransformation:
+    make = getattr(optax, name)
+    if "key" in inspect.signature(make).parameters:
+        options = {"key": seed, **options}
+    return make(rate, **options)
 
 
 def _parsed(text: str) -> tuple[str, dict[str, Any]]:
@@ -106,9 +116,8 @@ def _parsed(text: str) -> tuple[str, dict[str, Any]]:
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
         if not equals:
-            raise argparse.ArgumentTypeError(
-                f"{text}: expected NAME=NUMBER after the colon, but came {part!r}"
-            )
+            told = f"expected NAME=NUMBER after the colon, but came {part!r}"
+            raise argparse.ArgumentTypeError(f"{text}: {told}")
         if key.strip() in options:
             raise argparse.ArgumentTypeError(f"{text}: {key.strip()} is given twice")
         options[key.strip()] = _value(text, value)
@@ -135,20 +144,24 @@ def _check_options(name: str, function: Callable[..., Any], options: Mapping[str
     known = dict(list(inspect.signature(function).parameters.items())[skip:])
     for option, value in options.items():
         if option not in known:
-            raise argparse.ArgumentTypeError(
-                f"{name} has no option {option!r}; it has {', '.join(known) or 'none'}"
-            )
-        if isinstance(known[option].default, bool):
-            wanted, fits = "true or false", isinstance(value, bool)
-        elif option in SHARES:
-            wanted, fits = "a number from 0 to below 1", not isinstance(value, bool) and 0 <= value < 1
-        else:
-            wanted, fits = (
-                "a finite number of 0 or more",
-                not isinstance(value, bool) and 0 <= value < math.inf,
-            )
-        if not fits:
+            there = ", ".join(known) or "none"
+            raise argparse.ArgumentTypeError(f"{name} has no option {option!r}; it has {there}")
+        wanted, fits = _wanted(option, known[option].default)
+        if not fits(value):
             raise argparse.ArgumentTypeError(f"{name}: expected {wanted} for {option}, but came {value}")
+
+
+def _wanted(option: str, default: Any) -> tuple[str, Callable[[Any], bool]]:
+    """What values an option has, in words, and whether a value is one of them."""
+    if isinstance(default, bool):
+        return "true or false", lambda value: isinstance(value, bool)
+    if option in SHARES:
+        return "a number from 0 to below 1", lambda value: _is_from_0(value, below=1)
+    return "a finite number of 0 or more", lambda value: _is_from_0(value, below=math.inf)
+
+
+def _is_from_0(value: Any, below: float) -> bool:
+    return not isinstance(value, bool) and 0 <= value < below
 
 
 def _meant(name: str) -> str:

@@ -12,7 +12,6 @@ import math
 import os
 import platform
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -232,11 +231,13 @@ def launch(
     args = parser.parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
     # The experiments are written in float32, whatever JAX's default is.
-    with jax.enable_x64(False):
+    with jax.enable_x64(False), contextlib.ExitStack() as stack:
         try:
             devices.join(args)
+            stack.enter_context(stops.told())
             prepared = () if prepare is None else (prepare(args),)
-            run = Run(args)
+            run = stack.enter_context(Run(args))
+            stops.again()
         except OSError as error:
             parser.error(f"argument --out: cannot write to {error.filename or args.out}: {error.strerror}")
         except Busy as error:
@@ -245,11 +246,14 @@ def launch(
             parser.error(str(error).splitlines()[0])
         except RuntimeError as error:  # JAX has no such device
             parser.error(str(error).splitlines()[0])
-        with run, stops.told():
-            return _carried_out(lambda: experiment(args, run, *prepared), run)
+        except KeyboardInterrupt as stop:
+            word, status = stops.told_as(stop)
+            print(f"{args.name}: {word} before it began", file=sys.stderr, flush=True)
+            return _left(status, at_once=argv is None)
+        return _carried_out(lambda: experiment(args, run, *prepared), run, at_once=argv is None)
 
 
-def _carried_out(experiment: Callable[[], int], run: Run) -> int:
+def _carried_out(experiment: Callable[[], int], run: Run, at_once: bool) -> int:
     """The experiment's status; of what may end it from outside, one line and a status."""
 
     def told(what: str, status: int) -> int:
@@ -261,23 +265,33 @@ def _carried_out(experiment: Callable[[], int], run: Run) -> int:
         return status
 
     try:
-        return experiment()
+        with devices.lost_told():
+            return experiment()
     except Diverged as error:
         return told(str(error), 1)
-    except stops.Terminated:
-        status = told("terminated", 128 + signal.SIGTERM)
-    except KeyboardInterrupt:
-        status = told("interrupted", 128 + signal.SIGINT)
+    except KeyboardInterrupt as stop:
+        status = told(*stops.told_as(stop))
     except BrokenPipeError:  # the reader of stdout has gone, as under `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         status = told(f"cannot write: {error.strerror}{where}", 1)
-    except jax.errors.JaxRuntimeError as error:  # there is not memory enough, or another process has died
+    except devices.Lost as error:
+        status = told(f"another process has died: {error}", 1)
+    except jax.errors.JaxRuntimeError as error:  # there is not memory enough
         status = told(f"JAX: {str(error).splitlines()[0]}", 1)
-    if jax.process_count() > 1:
-        sys.stdout.flush()
-        # So the others find out at once: JAX's farewell would wait for them, as they wait for us.
+    return _left(status, at_once)
+
+
+def _left(status: int, at_once: bool) -> int:
+    """The status of a run that was stopped; a process of its own ends here, without JAX's farewell.
+
+    That crashes where a compilation was interrupted (JAX 0.10), and waits for other processes, which wait
+    for this one.
+    """
+    if at_once or jax.distributed.is_initialized():
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
         os._exit(status)
     return status

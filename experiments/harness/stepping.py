@@ -47,6 +47,7 @@ class Stepper:
             optimizers.schedule(args.schedule, args.learning_rate, args.steps, args.warmup),
             clip=args.clip,
             accumulate=args.accumulate,
+            seed=args.seed,
         )
         where: dict[str, Any] = {}
         if placement.mesh is not None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from types import FrameType
+from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Any
 
 Handler = Callable[[int, FrameType | None], Any]
@@ -14,6 +16,13 @@ Handler = Callable[[int, FrameType | None], Any]
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM came."""
+
+
+def told_as(stop: KeyboardInterrupt) -> tuple[str, int]:
+    """The word for it, and the exit status that a shell would give."""
+    if isinstance(stop, Terminated):
+        return "terminated", 128 + signal.SIGTERM
+    return "interrupted", 128 + signal.SIGINT
 
 
 _came: list[int] = []
@@ -64,3 +73,15 @@ def held_back() -> Iterator[None]:
         yield
     for number in came[:1]:
         signal.raise_signal(number)
+
+
+def without_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What Python does of an exception that nobody catches; Ctrl-C while modules are imported is one line."""
+    if issubclass(kind, KeyboardInterrupt):
+        print(f"{Path(sys.argv[0]).stem}: interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+if sys.excepthook is sys.__excepthook__:
+    sys.excepthook = without_traceback

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from harness.checkpoints import Checkpoints
+from harness.devices import Lost
 
 # A restore that fails leaves TensorStore's tasks behind, which complain when they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -142,3 +143,19 @@ def test_a_full_disk_is_said_and_the_last_one_stays(tmp_path, said):
         np.testing.assert_array_equal(found.state["w"], state(1)["w"])
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_another_process_s_death_says_nothing_against_a_checkpoint(filled, said, monkeypatch):
+    def die(*_, **__):
+        raise ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer\nand much more")
+
+    with Checkpoints(filled, OWNER, tell=said.append) as checkpoints:
+        monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+        for name, call in {
+            "restore": lambda: checkpoints.restore(state(0)),
+            "save": lambda: checkpoints.save(50, state(50), {}, 1.0),
+        }.items():
+            monkeypatch.setattr(checkpoints._manager, name, die)
+            with pytest.raises(Lost, match=r"^UNKNOWN: Gloo AllGather failed: Connection reset by peer$"):
+                call()
+        assert (checkpoints.steps, said) == ([20, 30, 40], [])

@@ -6,6 +6,7 @@ import contextlib
 import io
 import itertools
 import json
+import os
 import re
 import signal
 import sys
@@ -232,6 +233,33 @@ def test_an_interruption_is_one_line(tmp_path, read_metrics, capsys):
     assert launch(experiment, "--out", tmp_path) == 130
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert len(read_metrics(tmp_path)) == 1
+
+
+def test_an_interruption_before_it_began_is_one_line(tmp_path, capsys):
+    def load(args):
+        with contextlib.suppress(KeyboardInterrupt):  # as Python does in a callback of its collector's
+            signal.raise_signal(signal.SIGINT)
+
+    def fail(args, run, loaded):
+        pytest.fail("the experiment has begun")
+
+    argv = ["--out", str(tmp_path)]
+    assert harness.launch(fail, make_parser(), argv, load) == 130
+    assert capsys.readouterr().err == "trial: interrupted before it began\n"
+    stops.without_traceback(KeyboardInterrupt, KeyboardInterrupt(), None)  # of what is not even launched
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_an_interrupted_program_ends_at_once(tmp_path, monkeypatch):
+    """JAX 0.10 would crash at the end of Python if it was compiling."""
+
+    def experiment(args, run):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["trial.py", "--out", str(tmp_path)])
+    monkeypatch.setattr(os, "_exit", lambda status: sys.exit(f"at once, {status}"))
+    with pytest.raises(SystemExit, match="at once, 130"):
+        harness.launch(experiment, make_parser(), None)
 
 
 def test_what_jax_cannot_do_is_one_line(tmp_path, capsys):

@@ -13,6 +13,7 @@ import optax
 import pytest
 
 import harness
+from harness import optimizers
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -136,6 +137,18 @@ def test_clipping_warmup_and_schedule_are_optax_s(train):
         [(X, T)] * 13,
     )
     np.testing.assert_allclose(trained.losses, [s.loss for s in states], rtol=1e-5)
+
+
+def test_an_optimizer_s_own_noise_is_the_seed_s():
+    spec = optimizers.optimizer_spec("noisy_sgd:eta=0.5")  # without a key optax warns, and takes 0
+    w = jnp.zeros(3)
+
+    def step(seed):
+        made = optimizers.optimizer(spec, optax.constant_schedule(0.1), clip=1.0, seed=seed)
+        return made.update(w, made.init(w), w)[0]
+
+    np.testing.assert_array_equal(step(2**32 - 1), step(2**32 - 1))
+    assert (step(1) != step(0)).all()
 
 
 def test_it_stops_when_it_has_converged(train, tmp_path):
