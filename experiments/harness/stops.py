@@ -30,6 +30,8 @@ _came: list[int] = []
 
 def _raise(number: int, frame: FrameType | None) -> None:
     _came.append(number)
+    if frame is not None and frame.f_code.co_name == "_xla_gc_callback":
+        return  # Python would print a traceback and go on; `again` raises it
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 

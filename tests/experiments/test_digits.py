@@ -16,7 +16,6 @@ def test_rules_and_autodiff_train_along_the_same_curve(tmp_path, read_metrics):
     # Some 1e-7 a step: 6e-7 is the largest seen, over 1500 steps.
     by_rules = losses(tmp_path, read_metrics)
     np.testing.assert_allclose(by_rules, losses(tmp_path, read_metrics, "--autodiff"), rtol=1e-5)
-    assert by_rules != losses(tmp_path, read_metrics, "--seed", "1")
 
 
 def test_it_reaches_97_percent(tmp_path, read_metrics, capsys):
