@@ -184,7 +184,7 @@ class TestRefusedWhenDeclared:
             (
                 {"derivative": lambda z: z},
                 lambda x: x,
-                r"derivative takes \['z'\], but there are \['x', 'y', 'y_bar'\]",
+                r"derivative takes \['z'\], but there are \['half', 'x', 'y', 'y_bar'\]",
             ),
             ({"derivative": lambda y: y}, lambda y: y, "y is the output"),
             ({"derivative": lambda x: x}, lambda x, y_bar: x, "y_bar its bar"),

@@ -56,7 +56,8 @@ def elementwise(
 
     Where an input is kept, float16 and bfloat16 are computed in float32 and rounded once. Where
     only y is kept they are not: y has been rounded already, and a wider product of it would differ
-    from jax.grad without being nearer to the truth.
+    from jax.grad without being nearer to the truth. A derivative that takes "half" is told by a boolean
+    whether the bar is in half precision: then nothing of forward's float32 form is there to share.
 
     Args:
       derivative: see above; a dict from input to derivative where there are several inputs.
@@ -134,7 +135,7 @@ def elementwise(
             def bar(form: Form, wanted: tuple[str, ...], like: Any) -> Any:
                 wide = y_bar.dtype if not set(wanted) & set(forms) else computing(y_bar.dtype)
                 seen = {n: r if r is None or n in small else cast(r, wide) for n, r in residuals.items()}
-                values = {**seen, **options, "y_bar": cast(y_bar, wide)}
+                values = {**seen, **options, "y_bar": cast(y_bar, wide), "half": wide != y_bar.dtype}
                 result = jnp.asarray(form(**{n: values[n] for n in wanted}))
                 if result.dtype == bool:
                     result = jnp.where(result, values["y_bar"], jnp.zeros_like(values["y_bar"]))
@@ -166,10 +167,11 @@ def _check_forms(
 ) -> None:
     """Refuses derivatives that ask for what is not there, and names with two meanings."""
     own = {*inputs, *made.static}
-    known = {*own, *keeps, "y", "y_bar"}
-    if taken := sorted((own | keeps) & {"y", "y_bar"}):
+    known = {*own, *keeps, "y", "y_bar", "half"}
+    if taken := sorted((own | keeps) & {"y", "y_bar", "half"}):
         raise RuleError(
-            f"rule {made.name}: y is the output and y_bar its bar; call {', '.join(taken)} otherwise."
+            f"rule {made.name}: y is the output, y_bar its bar, and half whether that is in half precision; "
+            f"call {', '.join(taken)} otherwise."
         )
     if taken := sorted(own & keeps):
         raise RuleError(f"rule {made.name}: keeps {taken}, which are parameters of the primal.")

@@ -338,6 +338,26 @@ def test_bar_of_a_parameter_is_summed_over_its_copies(name):
         np.testing.assert_allclose(slope_of(a), want, rtol=1e-6)
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("dtype", truth.HALVES, ids=lambda d: d.__name__)
+def test_gelu_by_tanh_is_accurate_in_half_precision(dtype):
+    """An ULP of the bar, or of its larger term, to where e^2u is a normal number; jax.grad has no digit left
+    below −5."""
+    x = truth.every_finite(dtype)
+    x = x[x > -10]
+    got = np.asarray(
+        jax.jit(jax.grad(lambda x: nn.gelu(x).sum(dtype=jnp.float32)))(jnp.asarray(x)), np.float64
+    )
+    x = np.clip(x.astype(np.float64), -20, 20)  # further out it is 0, or 1
+    u, rate = x + 0.044715 * x**3, 1 + 0.134145 * x**2
+    p, q = (1 / (1 + np.exp(s * 2 * np.sqrt(2 / np.pi) * u)) for s in (-1, 1))
+    bend = 2 * np.sqrt(2 / np.pi) * x * rate * p * q
+    want, size = p + bend, np.maximum(p, np.abs(bend))
+    tiny = float(jnp.finfo(dtype).tiny)
+    spacing = 2.0 ** (np.floor(np.log2(np.maximum(size, tiny))) - jnp.finfo(dtype).nmant)
+    assert np.max((np.abs(got - want) / spacing)[np.abs(want) >= tiny]) <= 1
+
+
 @pytest.mark.parametrize("order", [1, 2])
 def test_gelu_by_tanh_has_the_bars_of_jax_grad(order):
     """To a few units in the last place of 1; and where jax.grad's is NaN, since x³ overflows, the limit."""

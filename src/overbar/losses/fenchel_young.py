@@ -180,13 +180,19 @@ def make_fenchel_young_loss(max_fun: Max) -> Callable[..., jax.Array]:
 
     All the losses it makes are one rule, `fenchel_young_loss`, with the max function as an option.
 
+    Backward: s̄ = L̄ (μ − t) with μ = ∇max(s), t̄ = −L̄ s.
+
     Args:
-      max_fun: a function of (n,) scores to a number, such as jax.nn.logsumexp.
+      max_fun: a function of (n,) scores to a number, such as jax.nn.logsumexp; the scores of the loss are
+        (..., n), in float16, bfloat16, float32 or float64.
 
     Returns:
       loss(scores, targets, **kwargs) over the last axis; kwargs go to max_fun. Those that are float
       arrays have bars, others must be hashable. (optax takes kwargs too, but jnp.vectorize does not
       pass them on: its loss is that of max_fun's defaults.)
+
+    Raises:
+      RuleError: by the loss: scores are not float or 0-d; targets do not fit; an argument by position.
 
     Source: Blondel, Martins and Niculae, "Learning with Fenchel-Young losses", 2020.
 
