@@ -330,7 +330,8 @@ def _everything(problem: Problem) -> Block:
 #       comes Σ_t p_left ȳ_t, the same for all of them
 # A row's probabilities come from q, k and b alone, so nothing but the inputs is kept. p̄ has to be
 # computed anyway, so Σ_r p_r p̄_r is taken from it and not from y·ȳ, for which y would have to be kept.
-# In (2) p = e / Σ is not rounded to a number of its own: x̄_s = e_s (p̄_s / Σ − Σ_r e_r p̄_r / Σ²).
+# p = e / Σ is not rounded to a number of its own, nor written out: x̄_s = e_s (p̄_s / Σ − Σ_r e_r p̄_r / Σ²)
+# in (2), v̄_s = Σ_t e_ts (ȳ_t / Σ_t) in (1).
 def pull_back(problem: Problem, y_bar: jax.Array, known: Weights | None) -> dict[str, jax.Array]:
     """The bars of query, key, value, scale and bias, shaped as they are, in the computing dtype.
 
@@ -346,18 +347,17 @@ def pull_back(problem: Problem, y_bar: jax.Array, known: Weights | None) -> dict
         e, total = s.weights
         y_bar_here = _by_head(block.of_rows(y_bar, 1).astype(wide))
         p_bar = jnp.einsum("bkgth,bksh->bkgts", y_bar_here, s.value)  # (1)
+        y_bar_here = y_bar_here / total
         mean = (p_bar * (1 / (total * total)) * e).sum(-1, keepdims=True)
         left_bar = None
         if s.left is not None:
-            p_left = s.left.e / total
-            mean = mean + p_left / total * (y_bar_here * s.left.value).sum(-1, keepdims=True)  # (4)
-            left_bar = ((p_left * y_bar_here).sum((2, 3)), block.start)
+            e_left, v_left = s.left
+            mean = mean + e_left / total * (y_bar_here * v_left).sum(-1, keepdims=True)  # (4)
+            left_bar = ((e_left * y_bar_here).sum((2, 3)), block.start)
         x_bar = e * (p_bar / total - mean)  # (2)
         if s.allowed is not None:
             x_bar = jnp.where(s.allowed, x_bar, 0)
-        value_bar = _added(
-            value_bar, jnp.einsum("bkgts,bkgth->bksh", e / total, y_bar_here), {2: block.start}
-        )
+        value_bar = _added(value_bar, jnp.einsum("bkgts,bkgth->bksh", e, y_bar_here), {2: block.start})
         key_bar = _added(key_bar, jnp.einsum("bkgts,bkgth->bksh", x_bar, s.query), {2: block.start})  # (3)
         if bias is not None:
             repeated = [i for i in range(5) if bias.shape[i] == 1 != x_bar.shape[i]]
