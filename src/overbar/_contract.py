@@ -134,8 +134,8 @@ def check_input(rule: str, name: str, value: Any, *, array: bool, bar: bool, int
         )
     if floats and not bar:
         raise RuleError(
-            f"rule {rule}: input {name} must be integers or booleans, since no bar is declared for it, but "
-            f"came as {came}. Cast it, or, where the rule is yours, complete its declaration by a bar."
+            f"rule {rule}: input {name} came as {came}, but must be integers, booleans or keys, since no bar "
+            "is declared for it. Cast it, or, where the rule is yours, declare its bar."
         )
     return jax.tree.unflatten(tree, arrays)
 

@@ -170,7 +170,8 @@ def test_error_is_near_autodiffs(name, dtype, scale):
 
     In half precision it is far less. In float32 it is not always at most: one long product for the
     weights' bars rounds more than a sum of a product a step does (measured: up to 1.74 times as much here,
-    1.44 at the bench sample). Parts of it side by side would have 1.14, and take 1.2 times as long.
+    1.5 at the bench sample). In 32 parts it would be 1.0; but parts in a loop take a training step of an
+    LSTM from 0.61 of Equinox's time to 0.90, and parts side by side from 35 MB to 76.
     """
     args = inputs(name, 24, 8, 8, 16, dtype, states=False)
     args[1:] = [a * jnp.asarray(scale, dtype) for a in args[1:]]
