@@ -82,6 +82,7 @@ def test_bilinear_in_half_precision_is_rounded_once():
     assert jnp.all(w_bar == 512)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("leading", [(64,), (4, 16)], ids=["rows", "two leading axes"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
 def test_the_weights_bar_of_a_narrow_layer(leading, dtype):
