@@ -36,9 +36,9 @@ class Task:
       at_once: how many steps are taken in one lax.scan, which calls nothing between them. Steps a second,
         called one by one and 20 in a scan, interleaved on 2 cores, JAX 0.10.2: xor 18,000 and 59,000, parity
         11,000 and 84,000 (105,000 at 100), digits 17,000 and 31,000, mnist1d's logistic model 14,000 and
-        63,000, MLP 6,300 and 10,800, GRU 680 and 770, char_lm's transformer 21 and 32, LSTM 101 and 110; but
-        Fashion-MNIST's MLP 340 and 320, mnist1d's CNN 1,480 and 330: on the CPU a convolution in a scan
-        takes several times as long (jax issue 12868).
+        63,000, MLP (relu's then) 6,300 and 10,800, GRU 680 and 770, char_lm's transformer 21 and 32, LSTM 101
+        and 110; but Fashion-MNIST's MLP 340 and 320, mnist1d's CNN 1,480 and 330: on the CPU a convolution in
+        a scan takes several times as long (jax issue 12868).
       test_batch: how many are tested in one call; the default is as many as are trained on in a step.
     """
 

@@ -335,6 +335,7 @@ def _root(x: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, 
 
 
 def _finite(b: jax.Array) -> jax.Array:
+    """b, or the largest number for ∞: the limits there are those for it."""
     return jnp.minimum(b, float(jnp.finfo(b.dtype).max))
 
 
@@ -353,9 +354,10 @@ def _times_squareplus_slope_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     """ȳ˙ f′ + ȳ (½ b ẋ/r³ − ¼ x ḃ/r³); JAX's own slope of x/r, 1/r − x²/r³, would cancel."""
     (y_bar, x, b), (y_bar_dot, x_dot, b_dot) = primals, tangents
-    near, root, _, _ = _root(x, _finite(b))
+    b = _finite(b)
+    near, root, _, _ = _root(x, b)
     square = jnp.square(root)
-    by_x, by_b = 0.5 * (_finite(b) / root) / square, -0.25 * jnp.sign(x) * (near / root) / square
+    by_x, by_b = 0.5 * (b / root) / square, -0.25 * jnp.sign(x) * (near / root) / square
     bar, bar_dot = (_times_squareplus_slope(v, x, b) for v in (y_bar, y_bar_dot))
     return bar, bar_dot + y_bar * (by_x * x_dot + by_b * b_dot)
 

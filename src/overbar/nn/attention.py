@@ -1,4 +1,4 @@
-"""Attention under `jax.nn`'s name, whose probabilities are never kept."""
+"""Attention under `jax.nn`'s name, whose probabilities, where they are many, are never kept."""
 
 from __future__ import annotations
 

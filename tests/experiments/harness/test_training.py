@@ -284,8 +284,7 @@ def test_a_line_tells_where_it_comes_from(train, capsys):
         assert part in line
 
 
-@pytest.mark.parametrize("bad", ["nan", "inf"])
-def test_divergence_is_one_line_and_status_1(train, capsys, bad):
+def test_divergence_is_one_line_and_status_1(train, capsys):
     status, _, lines = train("--steps", 400, "--learning-rate", "1e20", "--optimizer", "sgd")
     assert status == 1
     err = capsys.readouterr().err
